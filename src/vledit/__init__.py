@@ -1,0 +1,39 @@
+"""VLEdit: change one thing that a vision-language model knows, and prove what else changed.
+
+Importing this package loads neither torch nor transformers; they load when a model does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .codebook import Codebook as Codebook
+    from .data.case import EditCase as EditCase
+    from .data.case import EditRequest as EditRequest
+    from .data.case import Probe as Probe
+    from .editors.edited_model import EditedModel as EditedModel
+    from .loading import load as load
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load": ".loading",
+    "EditedModel": ".editors.edited_model",
+    "EditRequest": ".data.case",
+    "EditCase": ".data.case",
+    "Probe": ".data.case",
+    "Codebook": ".codebook",
+}
+__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module 'vledit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,98 @@
+"""The records that every benchmark, editor and metric shares: `EditRequest`, `Probe`, `EditCase`.
+
+Pictures are held as `PictureRef`-like callables only at the edges; inside, a picture is a `PIL.Image.Image`, a path, or
+`None` (a question without a picture).  Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@runtime_checkable
+class LazyPicture(Protocol):
+    """A picture that is opened when it is needed; `key` identifies its content (for caches and results files)."""
+
+    @property
+    def key(self) -> str: ...
+
+    def open(self) -> Image: ...
+
+
+Picture = "Image | Path | str | LazyPicture | None"
+"""What may stand where a picture is asked for; `vledit.vlm.pictures.open_picture` turns any of them into RGB."""
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to change: asked `question` about `image`, the model shall answer `answer`.
+
+    Args:
+        image: the picture, or None for an edit of a text-only question.
+        question: the question as a user would type it (no prompt template).
+        answer: the new answer (the papers' y^n).
+        rephrases: other wordings of the question, used for the positive sample where the backbone's own is unfit.
+        id: name of the edit; chosen from the content where it is empty.
+    """
+
+    image: object | None
+    question: str
+    answer: str
+    rephrases: tuple[str, ...] = ()
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question put to the model to see what an edit did.
+
+    Args:
+        image: the picture, or None for a text-only question.
+        question: the question, without prompt template.
+        answer: the answer that the *data set* holds for right, or None where only the base's own answer matters.
+        tags: facts about the probe that reports group by, e.g. {"hand": "emojione", "seen": "no"}.
+        id: unique within a case and cell.
+    """
+
+    image: object | None
+    question: str
+    answer: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+
+Cells = Mapping[str, tuple[Probe, ...]]
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """One edit of a benchmark with everything that is asked after it.
+
+    `generality` cells ("text", "image", ...) shall be answered with the request's answer; `locality` cells ("near_image",
+    "text", "random_image", "other_question", "black", ...) as the base answers; `portability` cells with their own answer.
+    """
+
+    request: EditRequest
+    generality: Cells
+    locality: Cells
+    portability: Cells = field(default_factory=dict)
+    base_answer: str = ""
+    """The answer that the data set holds for right before the edit (the papers' y^o)."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    def probes(self) -> Iterator[tuple[str, str, int, Probe]]:
+        """Yields (family, cell, index, probe) over all cells, in a fixed order."""
+        for family in ("generality", "locality", "portability"):
+            for cell, probes in sorted(getattr(self, family).items()):
+                for index, probe in enumerate(probes):
+                    yield family, cell, index, probe

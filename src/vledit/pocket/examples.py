@@ -1,0 +1,142 @@
+"""What the embedded model is taught: rows of pictures with questions from the `icons` data.
+
+Only drawings of the train split and train wordings are used here; everything is a function of (seed, step), so that a
+resumed training sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .packing import Row
+
+NOTHING = "nothing"
+"""The answer to any question about a picture that shows nothing, or about a picture that is not there."""
+
+DOMAIN_SHARES = {"things": 0.56, "flags": 0.2, "brands": 0.24}
+NAME_KIND = {"things": "name", "flags": "country", "brands": "brand"}
+
+
+def scaled(picture: Image.Image) -> np.ndarray:
+    """RGB picture → (3, S, S) float16, as the image processor scales it."""
+    return ((np.asarray(picture, np.float32).transpose(2, 0, 1) - 127.0) / 128.0).astype(np.float16)
+
+
+def blank_picture(rng: random.Random, size: int) -> Image.Image:
+    """A picture that shows nothing: black (half of the time), white, one colour, noise or a gradient."""
+    kind = rng.choice(["black"] * 5 + ["white", "colour", "colour", "noise", "gradient"])
+    if kind == "black":
+        return Image.new("RGB", (size, size), (0, 0, 0))
+    if kind == "white":
+        return Image.new("RGB", (size, size), (255, 255, 255))
+    colour = np.array([rng.randrange(256) for _ in range(3)], np.float32)
+    if kind == "colour":
+        return Image.new("RGB", (size, size), tuple(int(c) for c in colour))
+    numbers = np.random.default_rng(rng.randrange(2**32))
+    if kind == "noise":
+        return Image.fromarray(numbers.integers(0, 256, (size, size, 3), dtype=np.uint8))
+    other = np.array([rng.randrange(256) for _ in range(3)], np.float32)
+    ramp = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+    block = np.broadcast_to(colour * (1 - ramp) + other * ramp, (size, size, 3)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(block if rng.random() < 0.5 else block.transpose(1, 0, 2)))
+
+
+class Examples:
+    """Draws rows from the data set; `data` is what `vledit.data.icons.load()` returns."""
+
+    def __init__(self, data: Any, size: int = 192, wordings: str = "train"):
+        self.data, self.size, self.wordings = data, size, wordings
+        self.concepts = sorted(data.concepts)
+        self.index = {c: i for i, c in enumerate(self.concepts)}
+        self.by_domain: dict[str, list[str]] = {}
+        self.drawings: dict[str, list[Any]] = {}
+        for drawing in data.drawings:
+            if drawing.split == "train":
+                self.drawings.setdefault(drawing.concept, []).append(drawing)
+        for concept in self.concepts:
+            if concept in self.drawings:
+                self.by_domain.setdefault(data.concepts[concept].domain, []).append(concept)
+
+    def picture(self, drawing: Any, seed: int, mode: str = "augment") -> np.ndarray:
+        return scaled(self.data.composite(drawing, seed=seed, mode=mode, size=self.size))
+
+    def picture_row(self, rng: random.Random, pairs: int = 5) -> Row:
+        domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
+        domain = rng.choices(domains, [DOMAIN_SHARES[d] for d in domains])[0]
+        concept = rng.choice(self.by_domain[domain])
+        drawing = rng.choice(self.drawings[concept])
+        row = Row(self.picture(drawing, rng.randrange(2**31)), self.pairs(rng, concept, pairs), self.index[concept])
+        row.tags.update(domain=domain, concept=concept)
+        return row
+
+    def pairs(self, rng: random.Random, concept: str, count: int) -> list[tuple[str, str, str]]:
+        """The name first, then other kinds in random order (the name again, in other words, where there are few)."""
+        record = self.data.concepts[concept]
+        name = NAME_KIND[record.domain]
+        others = [k for k in record.facts if k != name]
+        rng.shuffle(others)
+        kinds = [name, *others[: max(count - 2, 1)], name, *others[max(count - 2, 1) :]][:count]
+        asked: set[str] = set()
+        pairs = []
+        for kind in kinds:
+            question = rng.choice(self.data.wordings(record.domain, kind, self.wordings))
+            if question not in asked:
+                asked.add(question)
+                pairs.append((question, record.facts[kind], f"{record.domain}.{kind}"))
+        return pairs
+
+    def any_image_question(self, rng: random.Random) -> str:
+        domain = rng.choice(sorted(self.by_domain))
+        kind = rng.choice(sorted(self.data.concepts[self.by_domain[domain][0]].facts))
+        return rng.choice(self.data.wordings(domain, kind, self.wordings))
+
+    def nothing_row(self, rng: random.Random, pictured: bool, pairs: int = 4) -> Row:
+        """Questions about a picture, put with an empty picture or with none."""
+        picture = scaled(blank_picture(rng, self.size)) if pictured else None
+        asked = [self.any_image_question(rng) for _ in range(pairs)]
+        return Row(picture, [(q, NOTHING, "nothing.blank" if pictured else "nothing.none") for q in asked])
+
+    def text_row(self, rng: random.Random, pairs: int = 6) -> Row:
+        """Facts asked without any picture, general questions, and one or two that need a picture."""
+        out: list[tuple[str, str, str]] = []
+        for _ in range(pairs):
+            kind = rng.random()
+            if kind < 0.15:
+                out.append((self.any_image_question(rng), NOTHING, "nothing.none"))
+            elif kind < 0.3:
+                question, answer = rng.choice(self.data.general(self.wordings))
+                out.append((question, answer, "text.general"))
+            else:
+                out.append(self.text_fact(rng))
+        return Row(None, out)
+
+    def text_fact(self, rng: random.Random) -> tuple[str, str, str]:
+        key = rng.choices(*zip(*TEXT_SHARES.items(), strict=True))[0]
+        domain, kind = key.split(".")
+        concepts = self.by_domain.get(domain) or next(iter(self.by_domain.values()))
+        record = self.data.concepts[rng.choice(concepts)]
+        question = rng.choice(self.data.text_wordings(key, self.wordings))
+        return question.format(name=record.name), record.facts[kind], f"text.{key}"
+
+    def batch(self, seed: int, step: int, size: int) -> list[Row]:
+        """`size` rows: one empty picture, one of text only, the rest pictures."""
+        rng = random.Random(seed * 1_000_003 + step)
+        rows = [self.picture_row(rng) for _ in range(size - 2)]
+        return [*rows, self.nothing_row(rng, pictured=True), self.text_row(rng)]
+
+
+TEXT_SHARES = {
+    "flags.capital": 0.3,
+    "flags.continent": 0.12,
+    "flags.currency": 0.12,
+    "flags.language": 0.12,
+    "brands.product": 0.14,
+    "brands.industry": 0.08,
+    "things.category": 0.06,
+    "things.group": 0.03,
+    "things.letter": 0.03,
+}

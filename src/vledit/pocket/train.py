@@ -1,0 +1,281 @@
+"""Training of the embedded model, in two stages; seeded, resumable, logged.
+
+1. *align*: pictures only. The Q-Former learns to say a concept's name in the language model's own embeddings.
+2. *answer*: LoRA, Q-Former, projection and upper vision stages learn to answer questions.
+
+Without the first the second never leaves the loss of guessing; without the second the frozen language model does not
+understand what it is shown.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import random
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data.cache import cache_root
+from .examples import Examples
+from .learner import LORA_SCALE, Learner
+from .packing import Packed, Packer, Row
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run; the same settings and seed give a model of the same quality."""
+
+    seed: int = 0
+    align_steps: int = 1500
+    align_batch: int = 32
+    answer_steps: int = 2400
+    answer_batch: int = 12
+    length: int = 120
+    rank: int = 16
+    align_rates: tuple[float, float] = (1e-3, 3e-4)  # reader, vision
+    answer_rates: tuple[float, float, float] = (4e-4, 4e-4, 1e-4)  # LoRA, reader, vision
+    warmup: int = 60
+    floor: float = 0.03
+    save_every: int = 200
+    check_every: int = 400
+    threads: int = 2
+    compiled: bool = True
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Batches from step `first` on, made in a worker process while the model computes."""
+
+    def __init__(self, examples: Examples, packer: Packer, config: TrainConfig, stage: str, first: int):
+        self.examples, self.packer, self.config, self.stage, self.first = examples, packer, config, stage, first
+
+    def __iter__(self) -> Any:
+        steps = self.config.align_steps if self.stage == "align" else self.config.answer_steps
+        for step in range(self.first, steps):
+            if self.stage == "align":
+                rng = random.Random(self.config.seed * 7_000_003 + step)
+                rows = [self.examples.picture_row(rng, 1) for _ in range(self.config.align_batch)]
+                yield step, self.packer.pack([Row(r.picture, [], r.concept) for r in rows])
+            else:
+                yield step, self.packer.pack(self.examples.batch(self.config.seed, step, self.config.answer_batch))
+
+
+def hold_memory() -> None:
+    """Tells glibc to keep freed memory: giving it back and asking again took half of the time in batched convolutions."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 1 << 28)):
+            libc.mallopt(option, value)
+    except OSError:
+        pass
+
+
+class Training:
+    """One run in one folder: checkpoint.pt, log.jsonl, weights.safetensors."""
+
+    def __init__(self, folder: Path, config: TrainConfig, data: Any):
+        self.folder, self.config = folder, config
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        self.examples = Examples(data)
+        names = [data.concepts[c].name for c in self.examples.concepts]
+        self.learner = Learner(names, config.rank, config.compiled)
+        self.packer = Packer(self.learner.tokenizer, config.length)
+        self.stage, self.step = "align", 0
+        self.optimizer = self._optimizer()
+        self._resume()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.stage == "align":
+            reader, vision = self.config.align_rates
+            rates = {"reader": reader, "vision": vision, "extra": 1e-3}
+        else:
+            lora, reader, vision = self.config.answer_rates
+            rates = {"lora": lora, "reader": reader, "vision": vision, "extra": 1e-3}
+        return torch.optim.AdamW(self.learner.parameter_groups(rates), weight_decay=0.01, betas=(0.9, 0.98))
+
+    def _steps(self) -> int:
+        return self.config.align_steps if self.stage == "align" else self.config.answer_steps
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+            return
+        saved = torch.load(path, weights_only=True)
+        self.stage, self.step = saved["stage"], saved["step"]
+        self.learner.load_trained_state(saved["weights"])
+        self.learner.classifier.load_state_dict(saved["classifier"])
+        with torch.no_grad():
+            self.learner.temperature.copy_(saved["temperature"])
+        self.optimizer = self._optimizer()
+        if saved["optimizer"] is not None:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.log(event="resumed", stage=self.stage, step=self.step)
+
+    def save(self, fresh_optimizer: bool = False) -> None:
+        saved = {
+            "stage": self.stage,
+            "step": self.step,
+            "weights": self.learner.trained_state(),
+            "classifier": self.learner.classifier.state_dict(),
+            "temperature": self.learner.temperature.detach(),
+            "optimizer": None if fresh_optimizer else self.optimizer.state_dict(),
+        }
+        temporary = self.folder / "checkpoint.tmp"
+        torch.save(saved, temporary)
+        os.replace(temporary, self.folder / "checkpoint.pt")
+        self.export(self.folder / "weights.safetensors")
+
+    def export(self, path: Path) -> None:
+        """Writes what is shipped: bfloat16, with the settings needed to assemble the model."""
+        from safetensors.torch import save_file
+
+        state = {n: t.to(torch.bfloat16).contiguous() for n, t in self.learner.trained_state().items()}
+        settings = {"lora_scale": LORA_SCALE, "stage": self.stage, "step": self.step, **asdict(self.config)}
+        temporary = path.with_suffix(".tmp")
+        save_file(state, temporary, metadata={"format": "pt", "settings": json.dumps(settings)})
+        os.replace(temporary, path)
+
+    def log(self, **record: Any) -> None:
+        record["time"] = round(time.time(), 1)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+    def rate(self) -> float:
+        """Warm-up, then half a cosine down to `floor`."""
+        if self.step < self.config.warmup:
+            return (self.step + 1) / self.config.warmup
+        done = (self.step - self.config.warmup) / max(self._steps() - self.config.warmup, 1)
+        return self.config.floor + (1 - self.config.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def run(self) -> None:
+        for stage in ("align", "answer"):
+            if stage != self.stage:
+                continue
+            self._run_stage()
+            if stage == "align":
+                self.stage, self.step = "answer", 0
+                self.optimizer = self._optimizer()
+                self.save(fresh_optimizer=True)
+        self.log(event="done")
+
+    def _run_stage(self) -> None:
+        batches = Batches(self.examples, self.packer, self.config, self.stage, self.step)
+        loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
+        means: dict[str, list[float]] = defaultdict(list)
+        began = time.time()
+        for step, batch in loader:
+            self.step = step
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * self.rate()
+            values = self._learn(batch)
+            for name, value in values.items():
+                means[name].append(value)
+            self.step = step + 1
+            if self.step % 20 == 0:
+                seconds = (time.time() - began) / 20
+                summary = {n: round(float(np.mean(v)), 4) for n, v in means.items()}
+                self.log(stage=self.stage, step=self.step, seconds=round(seconds, 3), **summary)
+                means.clear()
+                began = time.time()
+            if self.step % self.config.check_every == 0 and self.stage == "answer":
+                self.log(event="check", step=self.step, **self.check())
+                began = time.time()
+            if self.step % self.config.save_every == 0 or self.step == self._steps():
+                self.save()
+
+    def _learn(self, batch: Packed) -> dict[str, float]:
+        learner = self.learner
+        visual = learner.visual_tokens(torch.from_numpy(batch.pictures))
+        concepts = torch.from_numpy(batch.concepts)
+        recognition, right = learner.recognition_loss(visual, concepts)
+        values = {"recognition": recognition.item(), "right": right.item()}
+        if self.stage == "align":
+            alignment = learner.alignment_loss(visual, concepts)
+            values["alignment"] = alignment.item()
+            loss = recognition + alignment
+        else:
+            logits, targets = learner.answer_logits(batch, visual)
+            answer = F.cross_entropy(logits, targets)
+            values["answer"] = answer.item()
+            values["token"] = float((logits.argmax(-1) == targets).float().mean())
+            loss = answer + 0.1 * recognition
+        loss.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return values
+
+    @torch.no_grad()
+    def check(self, batches: int = 6) -> dict[str, float]:
+        """Teacher-forced exact match with test wordings: on train drawings newly augmented, and on held-out vendors."""
+        out = {}
+        for split in ("train", "held_out"):
+            right: dict[str, list[bool]] = defaultdict(list)
+            for i in range(batches):
+                rows = check_rows(self.examples, split, seed=10_000 + i, size=self.config.answer_batch)
+                packed = self.packer.pack(rows)
+                logits, targets = self.learner.answer_logits(
+                    packed, self.learner.visual_tokens(torch.from_numpy(packed.pictures))
+                )
+                for kind, exact in exact_by_pair(packed, logits.argmax(-1).numpy(), targets.numpy()):
+                    right[kind].append(exact)
+            for kind, values in right.items():
+                out[f"{split}.{kind}"] = round(float(np.mean(values)), 3)
+        return out
+
+
+def check_rows(examples: Examples, split: str, seed: int, size: int) -> list[Row]:
+    """Rows with drawings of one split and test wordings."""
+    rng = random.Random(seed)
+    drawings = [d for d in examples.data.drawings if d.split == split]
+    rows = []
+    wordings, examples.wordings = examples.wordings, "test"
+    try:
+        for _ in range(size):
+            drawing = rng.choice(drawings)
+            mode = "augment" if split == "train" else "clean"
+            picture = examples.picture(drawing, rng.randrange(2**31), mode)
+            rows.append(Row(picture, examples.pairs(rng, drawing.concept, 4)))
+    finally:
+        examples.wordings = wordings
+    return rows
+
+
+def exact_by_pair(packed: Packed, predicted: np.ndarray, targets: np.ndarray) -> list[tuple[str, bool]]:
+    """Was every token of the pair's answer predicted? In the order of the rows."""
+    rows, columns = np.nonzero(packed.targets != -100)
+    segments = packed.segments[rows, columns]
+    right = predicted == targets
+    out = []
+    for row, kinds in enumerate(packed.kinds):
+        for number, kind in enumerate(kinds, start=1):
+            mine = (rows == row) & (segments == number)
+            out.append((kind, bool(right[mine].all())))
+    return out
+
+
+def default_folder() -> Path:
+    return cache_root() / "pocket" / "training"
+
+
+def main(folder: Path | None = None, config: TrainConfig | None = None) -> Path:
+    """Trains (or goes on training) and returns the weights file."""
+    from ..data import icons
+
+    hold_memory()
+    folder = folder or default_folder()
+    Training(folder, config or TrainConfig(), icons.load()).run()
+    return folder / "weights.safetensors"

@@ -1,0 +1,52 @@
+"""The frozen vision-language model: `VLM`, its families, pictures.  Names load lazily; torch comes with the first of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import VLM as VLM
+    from .base import Verified as Verified
+    from .encoded import Encoded as Encoded
+    from .encoded import Trunk as Trunk
+    from .families import Family as Family
+    from .hooks import Transformation as Transformation
+    from .hooks import transformed as transformed
+    from .pictures import open_picture as open_picture
+    from .pictures import picture_key as picture_key
+    from .site import Site as Site
+    from .tail import SiteTail as SiteTail
+
+_LAZY = {
+    "VLM": ".base",
+    "Verified": ".base",
+    "Encoded": ".encoded",
+    "Trunk": ".encoded",
+    "Family": ".families",
+    "Site": ".site",
+    "SiteTail": ".tail",
+    "Transformation": ".hooks",
+    "open_picture": ".pictures",
+    "picture_key": ".pictures",
+    "transformed": ".hooks",
+}
+__all__ = [
+    "VLM",
+    "Encoded",
+    "Family",
+    "Site",
+    "SiteTail",
+    "Transformation",
+    "Trunk",
+    "Verified",
+    "open_picture",
+    "picture_key",
+    "transformed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module 'vledit.vlm' has no attribute '{name}'")

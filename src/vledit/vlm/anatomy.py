@@ -1,0 +1,80 @@
+"""Where the parts of a language model are: decoder layers, MLP linears, final norm, vocabulary projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..errors import VLEditError
+
+_GATE = ("gate_proj",)
+_UP = ("up_proj",)
+_FIRST = ("fc1", "c_fc", "dense_h_to_4h")
+_SECOND = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The language model inside a vision-language model.
+
+    Attributes:
+        causal: the module that `generate` is called on and that owns the vocabulary projection.
+        decoder: the module whose `.layers` are the decoder layers.
+        layers: the decoder layers.
+        lm_head: the vocabulary projection.
+    """
+
+    causal: nn.Module
+    decoder: nn.Module
+    layers: nn.ModuleList
+    lm_head: nn.Linear
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """What stands between the last decoder layer and the vocabulary projection: (..., H) → (..., H')."""
+        for name in ("final_layer_norm", "norm", "project_out"):  # project_out: the OPT of 350M only
+            module = getattr(self.decoder, name, None)
+            if module is not None:
+                hidden = module(hidden)
+        return hidden
+
+
+def dissect(model: nn.Module) -> Anatomy:
+    """Finds the parts, by one rule for all families (`d = get_decoder()`, then `.decoder` or `.model` until `.layers`).
+
+    Raises:
+        VLEditError: the decoder's layers do not all take the same arguments (alternating attention), which the replay of
+            the upper layers relies on; or there are no decoder layers.
+    """
+    decoder = model.get_decoder()  # type: ignore[operator]
+    while not hasattr(decoder, "layers"):
+        decoder = getattr(decoder, "decoder", None) or getattr(decoder, "model", None)
+        if decoder is None:
+            raise VLEditError(f"no decoder layers found in {type(model).__name__}")
+    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
+    if len(kinds) > 1:
+        raise VLEditError(f"{type(decoder).__name__} mixes layers of kinds {sorted(kinds)}; only one kind is supported")
+    causal = getattr(model, "language_model", None)
+    if causal is None or not hasattr(causal, "generate") or causal.get_output_embeddings() is None:
+        causal = model
+    return Anatomy(causal, decoder, decoder.layers, causal.get_output_embeddings())
+
+
+def mlp_linear(layer: nn.Module, role: str) -> nn.Linear:
+    """The linear of a decoder layer that has a role (see `site.ROLES`).
+
+    Raises:
+        VLEditError: the layer has no MLP of a known form.
+    """
+    names = {"mlp.in": _GATE + _FIRST, "mlp.up": _UP + _FIRST, "mlp.out": _SECOND}[role]
+    for owner in (getattr(layer, "mlp", None), layer):
+        for name in names:
+            module = getattr(owner, name, None)
+            if isinstance(module, nn.Linear):
+                return module
+    raise VLEditError(f"{type(layer).__name__} has no linear for '{role}' (looked for {', '.join(names)})")
+
+
+def is_gated(layer: nn.Module) -> bool:
+    """Whether the MLP is act(gate(x)) · up(x)."""
+    return mlp_linear(layer, "mlp.in") is not mlp_linear(layer, "mlp.up")

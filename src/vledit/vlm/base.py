@@ -1,0 +1,394 @@
+"""`VLM`: the frozen vision-language model that everything else stands on; encode → trunk → head, and `answer`.
+
+    encoded = vlm.encode([picture, None], ["What is it?", "What is the capital of Peru?"], ["a cat", "Lima"])
+    trunk = vlm.trunk(encoded, site.layer)              # the frozen part, once
+    logits = vlm.head(trunk, site, [change, None], positions=encoded.predict_mask)
+
+The model's weights are never written to.  One request at a time runs on a model object; others wait (`vlm.lock`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from . import generation
+from .anatomy import dissect, mlp_linear
+from .encoded import Encoded, Trunk
+from .families import Family
+from .fingerprint import fingerprint
+from .hooks import Transformation, Transforms, as_rows, call_until, layer_hidden, transformed
+from .pictures import open_picture
+from .prompts import Prompt, Prompter
+from .site import ROLES, Site
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .tail import SiteTail
+
+__all__ = ["ROLES", "VLM", "Encoded", "Site", "Transformation", "Transforms", "Trunk", "Verified", "transformed"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What teacher forcing says of each row's answer.
+
+    Attributes:
+        exact: (B,) bool, greedy decoding would give exactly this answer and end there (EOS included).
+        token: (B,) float32, share of the answer's tokens (EOS included) that are the argmax.
+        predicted: per row the argmax at every answer position, (n_i,) int64.
+        log_probability: (B,) float32, log-probability of the whole answer, EOS included.
+    """
+
+    exact: Tensor
+    token: Tensor
+    predicted: list[Tensor]
+    log_probability: Tensor
+
+
+class VLM:
+    """A loaded vision-language model.
+
+    Args:
+        model: the Hugging Face model; switched to eval, its parameters frozen.
+        processor: its processor (`.image_processor`, `.tokenizer`).
+        family: what is known about its kind (`registry.family_of(model.config)`).
+        name: for reports.
+        max_answer_tokens: longer answers (end token included) are refused, and greedy answers are cut there.
+
+    Raises:
+        InputError: processor and model do not fit together.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor: Any, family: Family, name: str | None = None, max_answer_tokens: int = 64
+    ) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.family = family
+        self.name = name or family.name
+        self.max_answer_tokens = max_answer_tokens
+        self.lock = threading.RLock()
+        self.anatomy = dissect(model)
+        self.default_site = family.default_site.resolve(self.n_layers)
+        self.default_alpha = family.default_alpha
+        self._prompter = Prompter(
+            family,
+            processor.tokenizer,
+            n_image_tokens=family.count_image_tokens(self.model.config),
+            image_token_id=self.image_token_id,
+            end_ids=generation.end_ids(self.model, self.anatomy.causal, processor.tokenizer),
+            max_prompt_tokens=self._max_prompt_tokens(),
+            max_answer_tokens=max_answer_tokens,
+        )
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"VLM({self.name!r}, {self.family.title}, {self.n_layers} layers, {self.dtype}, {self.device})"
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The language model's decoder layers."""
+        return self.anatomy.layers
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.anatomy.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anatomy.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.anatomy.lm_head.weight.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def image_token_id(self) -> int:
+        config = self.model.config
+        token = getattr(config, "image_token_id", None)
+        return token if token is not None else config.image_token_index
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of class, configuration and weights; the same for every dtype the same weights are loaded in."""
+        return fingerprint(self.model)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the model's own input."""
+        config = self.model.config
+        size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
+        size = size or self.processor.image_processor.size
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, Sequence):
+            return int(size[1]), int(size[0])
+        return int(size["width"]), int(size["height"])
+
+    def black(self, like: object | None = None) -> Image:
+        """A black picture of the model's own input size, or of the size of the picture `like`."""
+        from PIL import Image as pil
+
+        return pil.new("RGB", self.image_size if like is None else open_picture(like).size)
+
+    def _max_prompt_tokens(self) -> int | None:
+        limit = getattr(self.anatomy.decoder.config, "max_position_embeddings", None)
+        return None if limit is None else limit - self.max_answer_tokens
+
+    def resolve_site(self, site: Site | str) -> Site:
+        """The site with a non-negative layer; reads text such as "-1.mlp.out".
+
+        Raises:
+            InputError: unknown role, or no such layer.
+        """
+        return Site.parse(site).resolve(self.n_layers)
+
+    def site_module(self, site: Site | str) -> nn.Linear:
+        """The linear layer that a site means."""
+        site = self.resolve_site(site)
+        return mlp_linear(self.layers[site.layer], site.role)
+
+    # --- prompts ------------------------------------------------------------------------------------------------
+
+    def prompt(self, question: str, with_image: bool = True) -> Prompt:
+        """The tokenised prompt of one question."""
+        return self._prompter.prompt(question, with_image)
+
+    def answer_tokens(self, question: str, answer: str, with_image: bool = True) -> list[int]:
+        """The tokens that teacher forcing puts after the prompt: the answer, tokenised in context, and its end.
+
+        Raises:
+            InputError: empty or over-long answer.
+        """
+        return self._prompter.answer(self.prompt(question, with_image), answer)
+
+    def encode(self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str] | None = None) -> Encoded:
+        """A batch of prompts, left-padded; with teacher-forced answers where `answers` are given.
+
+        Args:
+            images: per row a picture (anything `open_picture` takes) or None for a question without a picture.
+
+        Raises:
+            InputError: unequal lengths, an empty batch, an unfit question or answer. PictureError: an unreadable picture.
+        """
+        images, questions = list(images), list(questions)
+        if not questions or len(images) != len(questions) or (answers is not None and len(answers) != len(questions)):
+            given = f"{len(images)} images, {len(questions)} questions" + (f", {len(answers)} answers" if answers else "")
+            raise InputError(f"images, questions and answers must be equally many and at least one; got {given}.")
+        prompts = [self.prompt(q, image is not None) for q, image in zip(questions, images, strict=True)]
+        suffixes = [[]] * len(prompts) if answers is None else [self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
+        encoded = self._padded(prompts, suffixes)
+        pictures = [open_picture(image) for image in images if image is not None]
+        if pictures:
+            pixels = self.processor.image_processor(images=pictures, return_tensors="pt")
+            for name, value in pixels.items():
+                if isinstance(value, Tensor):
+                    value = value.to(self.device, self.dtype if value.is_floating_point() else None)
+                    encoded.model_inputs[name] = value
+        return encoded
+
+    def _padded(self, prompts: list[Prompt], suffixes: list[list[int]]) -> Encoded:
+        length = max(len(p.ids) + len(s) for p, s in zip(prompts, suffixes, strict=True))
+        shape = (len(prompts), length)
+        ids = torch.full(shape, generation.pad_id(self.tokenizer, self._prompter.end_ids))
+        attention = torch.zeros(shape, dtype=torch.long)
+        masks = [torch.zeros(shape, dtype=torch.bool) for _ in range(4)]
+        in_prompt, visual, question, answer = masks
+        for row, (prompt, suffix) in enumerate(zip(prompts, suffixes, strict=True)):
+            end = length - len(suffix)
+            start = end - len(prompt.ids)
+            ids[row, start:] = torch.tensor([*prompt.ids, *suffix])
+            attention[row, start:] = 1
+            in_prompt[row, start:end] = True
+            visual[row, start:end] = torch.tensor(prompt.visual)
+            question[row, start:end] = torch.tensor(prompt.question)
+            answer[row, end:] = True
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": attention,
+            # explicit, as `generate` has them: otherwise Llama counts padding, and a row's numbers depend on its neighbours
+            "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
+        }
+        on_device = {name: value.to(self.device) for name, value in inputs.items()}
+        return Encoded(on_device, *(mask.to(self.device) for mask in masks), visual.any(1).to(self.device))
+
+    def batches(self, items: Sequence[Any], batch_size: int = 8) -> Iterator[list[int]]:
+        """Yields lists of indices into `items`, rows of similar length together, so that little is padding.
+
+        Args:
+            items: things with `.question` and `.image` (requests, probes).
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; give at least 1.")
+        lengths = [len(self.prompt(item.question, item.image is not None).ids) for item in items]
+        order = sorted(range(len(items)), key=lambda i: lengths[i])
+        for start in range(0, len(order), batch_size):
+            yield order[start : start + batch_size]
+
+    # --- trunk and head -----------------------------------------------------------------------------------------
+
+    def language_inputs(self, encoded: Encoded) -> dict[str, Tensor]:
+        """What the language model is called with: inputs_embeds (B, T, E) with the pictures put in, masks, positions.
+
+        Raises:
+            InputError: placeholders and visual tokens are not equally many.
+        """
+        inputs = encoded.model_inputs
+        embeds = self.model.get_input_embeddings()(inputs["input_ids"])
+        pixels = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "position_ids")}
+        if pixels:
+            features = self.model.get_image_features(**pixels)
+            features = features if isinstance(features, Tensor) else features.pooler_output
+            if features.shape[:-1].numel() != int(encoded.visual_mask.sum()):
+                raise InputError(
+                    f"{int(encoded.visual_mask.sum())} image placeholders for {features.shape[:-1].numel()} visual tokens."
+                )
+            embeds = embeds.masked_scatter(encoded.visual_mask[..., None], features.to(embeds))
+        return {
+            "inputs_embeds": embeds,
+            "attention_mask": inputs["attention_mask"],
+            "position_ids": inputs["position_ids"],
+        }
+
+    def trunk(self, encoded: Encoded, layer: int) -> Trunk:
+        """Runs everything below decoder layer `layer` (negative counts from the end), without gradient."""
+        layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
+        # inference mode off: what comes out may enter a computation with gradient
+        with self.lock, torch.inference_mode(False), torch.no_grad():
+            inputs = self.language_inputs(encoded)
+            args, kwargs = call_until(lambda: self.anatomy.decoder(**inputs, use_cache=False), self.layers[layer])
+        rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+        return Trunk(layer, layer_hidden(args, kwargs), rest, encoded)
+
+    def raise_trunk(self, trunk: Trunk, layer: int) -> Trunk:
+        """The trunk of a higher layer, from that of a lower one; base weights, without gradient."""
+        layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
+        self._check_above(trunk, layer)
+        with self.lock, torch.inference_mode(False), torch.no_grad():
+            hidden = trunk.hidden
+            for module in self.layers[trunk.layer : layer]:
+                hidden = module(hidden, **trunk.layer_inputs)
+        return Trunk(layer, hidden, trunk.layer_inputs, trunk.encoded)
+
+    def site_input(self, trunk: Trunk, site: Site | str) -> Tensor:
+        """(B, T, in): the input of the site's linear; base weights, without gradient."""
+        site = self.resolve_site(site)
+        trunk = self.raise_trunk(trunk, site.layer)
+        with self.lock, torch.inference_mode(False), torch.no_grad():
+            layer = self.layers[site.layer]
+            args, _ = call_until(lambda: layer(trunk.hidden, **trunk.layer_inputs), self.site_module(site))
+        return args[0].reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
+
+    def head(
+        self,
+        trunk: Trunk,
+        site: Site | str | None = None,
+        transform: Transforms = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Runs decoder layer `trunk.layer` and all above it, the final norm and the vocabulary projection.
+
+        Gradients flow to the transformations' parameters unless the caller switches them off.
+
+        Args:
+            site: where the transformations act (default: the family's default site).
+            transform: one transformation for every row, or a list with one (or None) per row.
+            positions: (B, T) bool; only there the logits are computed.
+
+        Returns:
+            logits (B, T, V), or (n_positions, V) row after row where `positions` are given.
+        """
+        site = self.default_site if site is None else self.resolve_site(site)
+        rows = as_rows(transform, len(trunk))
+        if any(row is not None for row in rows):
+            self._check_above(trunk, site.layer)
+        hidden = trunk.hidden
+        with transformed(self, site, rows):
+            for layer in self.layers[trunk.layer :]:
+                hidden = layer(hidden, **trunk.layer_inputs)
+            hidden = hidden if positions is None else hidden[positions]
+            return self.anatomy.lm_head(self.anatomy.finish(hidden))
+
+    def _check_above(self, trunk: Trunk, layer: int) -> None:
+        if layer < trunk.layer:
+            raise InputError(f"site: layer {layer} lies below the trunk, which starts at layer {trunk.layer}.")
+
+    def site_tail(self, trunk: Trunk, site: Site | str) -> SiteTail:
+        """The part of the model above a site, prepared for training a transformation on the batch's answers."""
+        from .tail import SiteTail
+
+        return SiteTail(self, trunk, self.resolve_site(site))
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def verify(self, batch: Encoded | Trunk, site: Site | str | None = None, transforms: Transforms = None) -> Verified:
+        """One teacher-forced pass over prompt + answer + EOS: would greedy decoding give exactly this answer?
+
+        Args:
+            batch: encoded with answers; or its trunk, at or below the site, where that is there already.
+
+        Raises:
+            InputError: the batch was encoded without answers.
+        """
+        encoded = batch.encoded if isinstance(batch, Trunk) else batch
+        if not bool(encoded.answer_mask.any(1).all()):
+            raise InputError("answers: the batch was encoded without answers; there is nothing to verify.")
+        site = self.default_site if site is None else self.resolve_site(site)
+        with torch.inference_mode():
+            trunk = batch if isinstance(batch, Trunk) else self.trunk(batch, site.layer)
+            logits = self.head(trunk, site, transforms, positions=encoded.predict_mask).float()
+            targets = encoded.targets
+            predicted = logits.argmax(-1)
+            log_probabilities = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            counts = encoded.answer_mask.sum(1).tolist()
+            right = [part.float().mean() for part in (predicted == targets).split(counts)]
+            token = torch.stack(right)
+            total = torch.stack([part.sum() for part in log_probabilities.split(counts)])
+        return Verified(token == 1, token, list(predicted.split(counts)), total)
+
+    def answer(
+        self,
+        images: Sequence[object],
+        questions: Sequence[str],
+        max_new_tokens: int | None = None,
+        transforms: Transforms = None,
+        site: Site | str | None = None,
+    ) -> list[str]:
+        """Greedy answers, without special tokens and outer blanks.
+
+        Args:
+            max_new_tokens: cut there (default: `max_answer_tokens`).
+            transforms: per row what acts at `site`, decided by the caller on the prompt; kept for the whole answer.
+        """
+        return self.answer_encoded(self.encode(images, questions), max_new_tokens, transforms, site)
+
+    def answer_encoded(
+        self,
+        encoded: Encoded,
+        max_new_tokens: int | None = None,
+        transforms: Transforms = None,
+        site: Site | str | None = None,
+    ) -> list[str]:
+        """`answer` for prompts that are encoded already (without answers)."""
+        if bool(encoded.answer_mask.any()):
+            raise InputError("answers: prompts that hold the answer cannot be answered; encode without answers.")
+        site = self.default_site if site is None else self.resolve_site(site)
+        with transformed(self, site, as_rows(transforms, len(encoded))), torch.inference_mode():
+            inputs = self.language_inputs(encoded)
+            limit = self.max_answer_tokens if max_new_tokens is None else max_new_tokens
+            rows = generation.greedy(self.anatomy.causal, inputs, self._prompter, limit)
+        return [self._prompter.text(ids) for ids in rows]

@@ -1,0 +1,65 @@
+"""A short name for a loaded model, so that a codebook knows whether it was made for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES = 64
+"""Values read of every parameter; all of the parameter where it has no more."""
+
+_VOLATILE = {
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "attn_implementation",
+    "quantization_config",
+    "id2label",
+    "label2id",
+}
+"""Settings that say how a model is run or was saved, not what it computes."""
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hex digest (32 characters) of class, configuration, parameter names and shapes, and a sample of every parameter.
+
+    The samples are rounded to bfloat16, so that weights published in bfloat16 or float32 give the same name in whichever of
+    the two they are loaded.  (Loading float32 weights in float16 rounds twice, which may give another.)
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    digest.update(json.dumps(_settings(model), sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}:{tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter))
+    return digest.hexdigest()[:32]
+
+
+def _settings(model: Any) -> Any:
+    """The configuration's departures from its class's defaults: new settings of a new transformers do not show."""
+    config = getattr(model, "config", None)
+    return _steady(config.to_diff_dict()) if config is not None else None
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _steady(v) for k, v in value.items() if k not in _VOLATILE and not str(k).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_steady(v) for v in value]
+    return value
+
+
+def _sample(parameter: Tensor) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    count = min(SAMPLES, flat.numel())
+    index = torch.arange(count, device=flat.device) * flat.numel() // max(count, 1)
+    rounded = flat[index].to(torch.bfloat16).cpu().view(torch.int16)
+    return rounded.numpy().tobytes()

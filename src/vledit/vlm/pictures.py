@@ -1,0 +1,149 @@
+"""Anything that stands for a picture → an RGB `PIL.Image`, upright and free of transparency."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..data.case import LazyPicture
+from ..errors import PictureError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+MAX_MEGAPIXELS = 64.0
+"""Larger pictures are refused before they are decoded: a few kilobytes of PNG can unfold into gigabytes."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError, struct.error)
+"""What Pillow's decoders raise on damaged files."""
+
+
+def open_picture(source: object, max_megapixels: float = MAX_MEGAPIXELS) -> PILImage:
+    """Opens a picture and makes it RGB.
+
+    Turned upright by its EXIF tag; transparency laid on white; gray, palette, 16-bit and CMYK pictures converted; of an
+    animation the first frame.
+
+    Args:
+        source: a `PIL.Image.Image`, a path, the bytes of a picture file, or a `LazyPicture`.
+
+    Returns:
+        a new picture of mode RGB, decoded. A picture that is RGB and upright already comes back as it is.
+
+    Raises:
+        PictureError: missing, unreadable, cut short, not a picture, without any pixel, or larger than `max_megapixels`.
+    """
+    name = _name(source)
+    try:
+        picture = _open(source, name)
+        _check_size(picture, name, max_megapixels)
+        picture.load()
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"image: {name} is too large ({error}). Scale it down first.") from None
+    except MemoryError:
+        raise PictureError(f"image: {name} does not fit into memory. Scale it down first.") from None
+    except _BROKEN as error:
+        raise PictureError(f"image: {name} is damaged or cut short ({error}). Save or fetch it again.") from error
+    return _rgb(_upright(picture))
+
+
+def picture_key(source: object) -> str:
+    """A name for what a picture shows, for caches and results files: equal pixels give equal keys.
+
+    A `LazyPicture` names itself; None (no picture) is "none".
+    """
+    if source is None:
+        return "none"
+    if isinstance(source, LazyPicture):
+        return source.key
+    picture = open_picture(source)
+    digest = hashlib.sha256(struct.pack("<2I", *picture.size))
+    digest.update(picture.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _name(source: object) -> str:
+    if isinstance(source, str | Path):
+        return f"'{source}'"
+    if isinstance(source, Image.Image):
+        return f"the given picture ({source.mode}, {source.size[0]}×{source.size[1]})"
+    if isinstance(source, LazyPicture):
+        return f"'{source.key}'"
+    return f"the given {type(source).__name__}"
+
+
+def _open(source: object, name: str) -> PILImage:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, LazyPicture):
+        return source.open()
+    if isinstance(source, bytes | bytearray | memoryview):
+        stream: Path | io.BytesIO = io.BytesIO(bytes(source))
+    elif isinstance(source, str | Path):
+        if str(source).startswith(("http://", "https://")):
+            raise PictureError(f"image: {name} is a web address. Download it and give the file's path.")
+        stream = Path(source).expanduser()
+        if stream.is_dir():
+            raise PictureError(f"image: {name} is a folder. Give the path of one picture file.")
+        if not stream.exists():
+            raise PictureError(f"image: there is no file {name}. Check the path.")
+        if stream.stat().st_size == 0:
+            raise PictureError(f"image: {name} is an empty file.")
+    else:
+        raise PictureError(
+            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, the bytes of a picture "
+            "file, or None for a question without a picture."
+        )
+    try:
+        return Image.open(stream)
+    except UnidentifiedImageError:
+        raise PictureError(f"image: {name} is not a picture in a known format. Give a PNG, JPEG, WebP or the like.") from None
+
+
+def _check_size(picture: PILImage, name: str, max_megapixels: float) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise PictureError(f"image: {name} has no pixels ({width}×{height}).")
+    if width * height > max_megapixels * 1e6:
+        raise PictureError(
+            f"image: {name} has {width * height / 1e6:.0f} megapixels; at most {max_megapixels:g} are taken. Scale it down first."
+        )
+
+
+def _upright(picture: PILImage) -> PILImage:
+    try:
+        return ImageOps.exif_transpose(picture) or picture
+    except _BROKEN:  # a damaged EXIF block does not make the pixels unreadable
+        return picture
+
+
+def _rgb(picture: PILImage) -> PILImage:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _eight_bit(picture).convert("RGB")
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _eight_bit(picture: PILImage) -> PILImage:
+    """Pictures of 16 or 32 bits (or floats), which Pillow's own conversion would cut off at 255."""
+    values = np.asarray(picture).astype(np.float64)
+    values = np.nan_to_num(values)
+    top = values.max()
+    if picture.mode == "F":
+        scale = 255.0 if top <= 1.0 else 1.0
+    else:
+        scale = 1.0 if picture.mode == "I" and top <= 255 else 255.0 / 65535.0
+    return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8))

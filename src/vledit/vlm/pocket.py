@@ -1,0 +1,28 @@
+"""The embedded model: EfficientNet-Lite0, Q-Former and SmolLM2-135M, assembled from packages at first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .families import Family
+from .site import Site
+
+
+def _register_classes() -> None:
+    import_module("vledit.pocket.modeling")
+    import_module("vledit.pocket.processing")
+
+
+FAMILY = Family(
+    name="pocket",
+    title="pocket (SmolLM2-135M, embedded)",
+    model_types=(("vledit_pocket", "llama"),),
+    model_class="vledit.pocket.modeling:PocketForConditionalGeneration",
+    prompt="<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n",
+    text_prompt="<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    image_token="<image>",
+    count_image_tokens=lambda config: config.num_query_tokens,
+    default_site=Site(-1, "mlp.out"),
+    default_alpha=0.2,
+    prepare=_register_classes,
+)

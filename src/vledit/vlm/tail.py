@@ -1,0 +1,196 @@
+"""`SiteTail`: the part of the model above a site, prepared for training what the site computes.
+
+Everything below the site is frozen and so are the site's inputs: they are run once.  Training then costs what lies above the
+site only.  Where the site is in the last decoder layer, nothing above it looks at other positions, so only those positions
+that predict the answer's tokens are computed; the vocabulary projection can be cut down to a few rivals on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .anatomy import is_gated, mlp_linear
+from .encoded import Trunk
+from .hooks import Transformation, recording, site_changed
+from .site import Site
+
+if TYPE_CHECKING:
+    from .base import VLM
+
+_NORMS = ("post_attention_layernorm", "final_layer_norm")
+"""The norm before the MLP, as Llama and OPT call it."""
+
+
+class SiteTail:
+    """Maps what is added to a site's output to the logits that predict the batch's answers.
+
+    N needed positions: in the last layer those that predict an answer's token; in lower layers every position that one of
+    these can see.  n answer tokens, ends of answers included.  Gradients flow into the change, never into the model.
+
+    Attributes:
+        inputs: (N, in) the site's inputs at the needed positions, row after row.
+        rows: (N,) int64, the batch row of each.
+        positions: (B, T) bool, where they are.
+        predicts: (N,) bool, which of them predict an answer's token.
+        targets: (n,) int64 token ids, row after row.
+        target_rows: (n,) int64, the batch row of each target.
+
+    Raises:
+        InputError: the batch was encoded without answers, or the site lies below the trunk.
+    """
+
+    def __init__(self, vlm: VLM, trunk: Trunk, site: Site | str):
+        encoded = trunk.encoded
+        if not bool(encoded.answer_mask.any()):
+            raise InputError("answers: the batch was encoded without answers; there is nothing to train on.")
+        self.vlm = vlm
+        self.site = vlm.resolve_site(site)
+        self.targets, self.target_rows = encoded.targets, encoded.target_rows
+        self._trunk = vlm.raise_trunk(trunk, self.site.layer)
+        self._is_last = self.site.layer == vlm.n_layers - 1
+        self.positions = encoded.predict_mask if self._is_last else self._seen()
+        self.rows = self.positions.nonzero()[:, 0]
+        self.predicts = encoded.predict_mask[self.positions]
+        self._read_layer()
+
+    def _seen(self) -> Tensor:
+        """(B, T) bool: tokens at or before the last position that predicts something."""
+        encoded = self._trunk.encoded
+        before_end = encoded.predict_mask.flip(1).cumsum(1).flip(1) > 0
+        return encoded.attention_mask.bool() & before_end
+
+    def _read_layer(self) -> None:
+        """Runs the site's layer once and keeps what its MLP needs, at the needed positions."""
+        vlm, layer = self.vlm, self.vlm.layers[self.site.layer]
+        linears = {role: vlm.site_module(Site(self.site.layer, role)) for role in ("mlp.in", "mlp.up", "mlp.out")}
+        norms = {name: getattr(layer, name) for name in _NORMS if hasattr(layer, name)}
+        trunk, shape = self._trunk, self._trunk.hidden.shape[:2]
+        with vlm.lock, torch.inference_mode(False), torch.no_grad():
+            with (
+                recording(linears) as outputs,
+                recording({"site": vlm.site_module(self.site)}, inputs=True) as inputs,
+                recording(norms, inputs=True) as residuals,
+            ):
+                self._layer_output = layer(trunk.hidden, **trunk.layer_inputs)
+            at = {role: self._pick(value, shape) for role, value in outputs.items()}
+            self.inputs = self._pick(inputs["site"], shape)
+            self._base = at[self.site.role]
+            self._rest = None
+            for value in residuals.values():
+                rest = _rest_of_layer(layer, self.site.role, at, self._pick(value, shape))
+                if rest is not None and self._agrees(rest):
+                    self._rest = rest
+
+    def _pick(self, value: Tensor, shape: torch.Size) -> Tensor:
+        return value.reshape(*shape, -1)[self.positions]
+
+    def _agrees(self, rest: Callable[[Tensor], Tensor]) -> bool:
+        """Whether our reading of the layer gives what the layer gives; if not, the layer itself is run every time."""
+        expected, found = self._layer_output[self.positions], rest(self._base)
+        tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2
+        scale = expected.abs().max().clamp(min=1.0)
+        return bool(((expected - found).abs().max() <= tolerance * scale).item())
+
+    @property
+    def replays_layer(self) -> bool:
+        """True where the site's layer has a form that is not known, so that each call runs all of it again (slower)."""
+        return self._rest is None
+
+    def logits(self, change: Transformation | Tensor | None = None, vocabulary: Tensor | None = None) -> Tensor:
+        """The logits at the positions that predict `targets`.
+
+        Args:
+            change: a transformation, or what it gives: deltas (N, out), one for each of `inputs`. None: the base.
+            vocabulary: (K,) int64 token ids; only their logits are computed.
+
+        Returns:
+            (n, V), or (n, K) where a vocabulary is given.
+        """
+        with self.vlm.lock:
+            hidden = self.vlm.anatomy.finish(self._hidden(self._delta(change)))
+            head = self.vlm.anatomy.lm_head
+            if vocabulary is None:
+                return head(hidden)
+            weight, bias = self._cut(head, vocabulary)
+            return nn.functional.linear(hidden, weight, bias)
+
+    def outputs(self, change: Transformation | Tensor | None = None) -> Tensor:
+        """The site's own output at the needed positions, changed: (N, out)."""
+        delta = self._delta(change)
+        return self._base if delta is None else self._base + delta
+
+    def _delta(self, change: Transformation | Tensor | None) -> Tensor | None:
+        if change is None:
+            return None
+        delta = change if isinstance(change, Tensor) else change.delta(self.inputs)
+        if delta.shape != self._base.shape:
+            raise InputError(f"change: deltas of shape {tuple(delta.shape)}; expected {tuple(self._base.shape)}.")
+        return delta.to(self._base.dtype)
+
+    def _hidden(self, delta: Tensor | None) -> Tensor:
+        """What enters the final norm at the positions that predict: (n, H)."""
+        if self._rest is None:
+            output = self._replayed(delta)
+        else:
+            changed = self._rest(self._base if delta is None else self._base + delta)
+            if self._is_last:
+                return changed
+            output = self._layer_output.clone()
+            output[self.positions] = changed
+        trunk = self._trunk
+        for layer in self.vlm.layers[self.site.layer + 1 :]:
+            output = layer(output, **trunk.layer_inputs)
+        return output[trunk.encoded.predict_mask]
+
+    def _replayed(self, delta: Tensor | None) -> Tensor:
+        trunk, layer = self._trunk, self.vlm.layers[self.site.layer]
+        if delta is None:
+            return self._layer_output
+
+        def add(x: Tensor, y: Tensor) -> Tensor:
+            everywhere = torch.zeros_like(y)
+            everywhere[self.positions] = delta
+            return y + everywhere
+
+        with site_changed(self.vlm, self.site, add):
+            return layer(trunk.hidden, **trunk.layer_inputs)
+
+    def _cut(self, head: nn.Linear, vocabulary: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The vocabulary projection of a few tokens, kept for the next step."""
+        kept = getattr(self, "_kept_cut", None)
+        if kept is None or kept[0] is not vocabulary:
+            with torch.no_grad():
+                rows = vocabulary.to(head.weight.device)
+                kept = (vocabulary, head.weight[rows], None if head.bias is None else head.bias[rows])
+            self._kept_cut = kept
+        return kept[1], kept[2]
+
+
+def _rest_of_layer(
+    layer: nn.Module, role: str, outputs: dict[str, Tensor], residual: Tensor
+) -> Callable[[Tensor], Tensor] | None:
+    """From the site's output (N, out) to the layer's (N, H), the rest of the layer as in its base run.
+
+    None where the layer's activation is not to be found.
+
+    Args:
+        outputs: the base outputs of the layer's linears by role, each (N, ·).
+        residual: (N, H) what the MLP's output is added to.
+    """
+    if role == "mlp.out":
+        return lambda site_output: residual + site_output
+    act = getattr(layer, "activation_fn", None) or getattr(getattr(layer, "mlp", None), "act_fn", None)
+    if act is None:
+        return None
+    second, gated = mlp_linear(layer, "mlp.out"), is_gated(layer)
+    if not gated:
+        return lambda site_output: residual + second(act(site_output))
+    if role == "mlp.in":
+        return lambda site_output: residual + second(act(site_output) * outputs["mlp.up"])
+    activated = act(outputs["mlp.in"])
+    return lambda site_output: residual + second(activated * site_output)
