@@ -54,21 +54,24 @@ def load_vlm(
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     name = str(name_or_path)
     source = _source(name)
-    for known in registry.family_names():  # our own classes have to be known to transformers before it reads a config
-        if (prepare := registry.family(known).prepare) and (known == name or Path(source).is_dir()):
+    for (
+        known
+    ) in registry.family_names():  # classes of our own have to be known to transformers before it reads a config
+        if prepare := registry.family(known).prepare:
             prepare()
     from transformers import AutoConfig, AutoProcessor
 
     config = _read(name, source, AutoConfig.from_pretrained, source)
     family = registry.family_of(config)
-    processor = _read(name, source, AutoProcessor.from_pretrained, source)
+    load_processor = family.load_processor or (lambda source, config: AutoProcessor.from_pretrained(source))
+    processor = _read(name, source, load_processor, source, config)
     model, report = _read(
         name, source, family.load_class().from_pretrained, source, dtype=torch_dtype, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):
         raise MissingDataError(
-            f"checkpoint '{name}' lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}. It is damaged or of another "
-            "model; get it again."
+            f"checkpoint '{name}' lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}. "
+            "It is damaged or of another model; get it again."
         )
     return VLM(model.to(torch_device), processor, family, name=name, max_answer_tokens=max_answer_tokens)
 
@@ -82,7 +85,9 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"model: the folder '{name}' has no config.json; give the folder of a Hugging Face checkpoint.")
+            raise InputError(
+                f"model: the folder '{name}' has no config.json; give the folder of a Hugging Face checkpoint."
+            )
         return str(path)
     known = registry.checkpoints()
     if name in known:
@@ -98,7 +103,9 @@ def _read(name: str, source: str, read: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls a `from_pretrained`, turning what goes wrong into words about the model."""
     try:
         return read(*args, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files raise whatever the many readers behind `from_pretrained` raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"folder '{source}'" if Path(source).is_dir() else f"'{source}' (Hugging Face)"
         raise MissingDataError(f"model '{name}': cannot be read from {where}: {reason}") from error

@@ -1,21 +1,19 @@
 """One thread: the models are tiny, and the machine may be busy."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent))
 
-import torch  # noqa: E402
+import torch
+
+from .models import FAMILIES, tiny
 
 torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["blip2", "minigpt4", "pocket"])
+@pytest.fixture(params=FAMILIES)
 def vlm(request):
-    from models import tiny
-
+    """The shared tiny model of each family in turn."""
     return tiny(request.param)

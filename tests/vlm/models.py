@@ -35,7 +35,9 @@ SIZE = 32
 
 
 def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
-    values = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    values = torch.randint(
+        0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     return Image.fromarray(values.numpy())
 
 
@@ -44,7 +46,10 @@ def _byte_level(specials: list[str], start: str | None, **names: str) -> PreTrai
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
     if start:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start} $A", special_tokens=[(start, tokenizer.token_to_id(start))]
@@ -65,7 +70,9 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=500, special_tokens=specials, max_token_length=8, show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=500, special_tokens=specials, max_token_length=8, show_progress=False)
+    )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -92,7 +99,9 @@ def _lively(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _blip2(text_config: LlamaConfig | OPTConfig, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.nn.Module, Blip2Processor]:
+def _blip2(
+    text_config: LlamaConfig | OPTConfig, tokenizer: PreTrainedTokenizerFast
+) -> tuple[torch.nn.Module, Blip2Processor]:
     processor = Blip2Processor(
         BlipImageProcessorPil(size={"height": SIZE, "width": SIZE}), tokenizer, num_query_tokens=QUERY_TOKENS
     )
@@ -100,7 +109,12 @@ def _blip2(text_config: LlamaConfig | OPTConfig, tokenizer: PreTrainedTokenizerF
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE, patch_size=16
     )
     qformer = Blip2QFormerConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, encoder_hidden_size=16, vocab_size=8
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        encoder_hidden_size=16,
+        vocab_size=8,
     )
     config = Blip2Config(
         vision_config=vision.to_dict(),

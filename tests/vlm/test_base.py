@@ -7,10 +7,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from models import ANSWERS, QUESTIONS, Full, build, picture, tiny
 
 from vledit.errors import InputError, PictureError
-from vledit.vlm import Site
+from vledit.vlm import Site, transformed
+
+from .models import ANSWERS, QUESTIONS, Full, build, picture, tiny
 
 IMAGES = [picture(0), picture(1), picture(2)]
 MIXED = [picture(0), None, picture(2)]
@@ -35,8 +36,6 @@ def with_weights(vlm, site, change):
         linear.weight += change.weight
         linear.bias += change.bias
     return copy
-
-
 
 
 def close(a, b):
@@ -83,7 +82,7 @@ class TestEncode:
     def test_targets_are_the_answers_row_after_row(self, vlm):
         encoded = vlm.encode(MIXED, QUESTIONS, ANSWERS)
         expected = [vlm.answer_tokens(q, a, i is not None) for q, a, i in zip(QUESTIONS, ANSWERS, MIXED, strict=True)]
-        assert encoded.targets.tolist() == sum(expected, [])
+        assert encoded.targets.tolist() == [token for ids in expected for token in ids]
         assert encoded.target_rows.tolist() == [row for row, ids in enumerate(expected) for _ in ids]
         assert encoded.predict_mask.sum() == len(encoded.targets)
         assert encoded.last_prompt_mask.sum(1).tolist() == [1, 1, 1]
@@ -130,8 +129,10 @@ class TestEncode:
 
         items = [Item("what? " * n, None if n % 2 else IMAGES[0]) for n in (5, 1, 9, 2, 7)]
         batches = list(vlm.batches(items, 2))
-        assert sorted(sum(batches, [])) == [0, 1, 2, 3, 4]
-        lengths = [len(vlm.prompt(items[i].question, items[i].image is not None).ids) for batch in batches for i in batch]
+        assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
+        lengths = [
+            len(vlm.prompt(items[i].question, items[i].image is not None).ids) for batch in batches for i in batch
+        ]
         assert lengths == sorted(lengths)
 
     def test_missing_placeholder_is_an_error(self):
@@ -173,10 +174,19 @@ class TestReplay:
             alone.append(vlm.head(vlm.trunk(one, 1))[0])
         close(together, torch.cat(alone))
 
-    def test_other_opt_shapes(self):
-        """OPT-350M's: norm after attention, no final norm, projections around the decoder."""
-        vlm = build("blip2", do_layer_norm_before=False, word_embed_proj_dim=32, _remove_final_layer_norm=True)
-        encoded = vlm.encode(MIXED, QUESTIONS, ANSWERS)
+    @pytest.mark.parametrize(
+        ("shape", "images"),
+        [
+            ({"do_layer_norm_before": False}, MIXED),
+            ({"_remove_final_layer_norm": True}, MIXED),
+            ({"word_embed_proj_dim": 16}, [None] * 3),  # transformers' own BLIP-2 cannot put a picture into that one
+        ],
+        ids=["norm after", "no final norm", "projected"],
+    )
+    def test_other_opt_shapes(self, shape, images):
+        """OPT-350M's oddities: norms after attention and MLP, no final norm, projections around the decoder."""
+        vlm = build("blip2", **shape)
+        encoded = vlm.encode(images, QUESTIONS, ANSWERS)
         real = encoded.attention_mask.bool()
         assert torch.equal(vlm.head(vlm.trunk(encoded, 1))[real], whole(vlm, encoded)[real])
 
@@ -266,6 +276,21 @@ class TestTransformations:
         change = Full(vlm, "1.mlp.out")
         trunk = vlm.trunk(vlm.encode(MIXED, QUESTIONS), 1)
         close(vlm.head(trunk, "1.mlp.out", change), vlm.head(trunk, "1.mlp.out", [change] * 3))
+
+    def test_contexts_may_be_nested(self, vlm):
+        """At two sites both act; at one site their sum does; and a head inside has its own on top."""
+        first, second = Full(vlm, "0.mlp.out", 1), Full(vlm, "2.mlp.up", 2)
+        encoded = vlm.encode(MIXED, QUESTIONS, ANSWERS)
+        trunk = vlm.trunk(encoded, 0)
+        real = encoded.attention_mask.bool()
+        expected = whole(with_weights(with_weights(vlm, "0.mlp.out", first), "2.mlp.up", second), encoded)[real]
+        with transformed(vlm, Site(0, "mlp.out"), first):
+            close(vlm.head(trunk, "2.mlp.up", second)[real], expected)
+            with transformed(vlm, Site(2, "mlp.up"), [second] * 3):
+                close(vlm.head(trunk)[real], expected)
+        twice = whole(with_weights(with_weights(vlm, "0.mlp.out", first), "0.mlp.out", first), encoded)[real]
+        with transformed(vlm, Site(0, "mlp.out"), first), transformed(vlm, Site(0, "mlp.out"), first):
+            close(vlm.head(trunk)[real], twice)
 
     def test_wrong_number_is_refused(self, vlm):
         with pytest.raises(InputError, match="2 given for a batch of 3"):

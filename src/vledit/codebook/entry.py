@@ -209,7 +209,9 @@ class Entry:
         if self.id == BY_HAND or not self.id.isprintable() or len(self.id) > 200:
             raise InputError(f"Entry.id: {self.id!r} is reserved, too long or not printable.")
         if not re.fullmatch(r"[^\s-]\S*", self.site):
-            raise InputError(f"Entry.site: {self.site!r} is not like '29.mlp.out' (count the layer from 0, not the end).")
+            raise InputError(
+                f"Entry.site: {self.site!r} is not like '29.mlp.out' (count the layer from 0, not the end)."
+            )
         for name in ("image_key", "parent", "retired_by"):
             if getattr(self, name) is not None:
                 _check_text(f"Entry.{name}", getattr(self, name))
@@ -277,7 +279,7 @@ class Entry:
 
 
 def make_thumbnail(image: Image, side: int = 96, quality: int = 80) -> bytes:
-    """Return `image` as JPEG bytes (a few kB), at most `side` pixels wide and high; the given picture is not changed."""
+    """Return `image` as JPEG bytes (a few kB), at most `side` pixels wide and high."""
     small = image.convert("RGB")
     small.thumbnail((side, side))
     stream = io.BytesIO()

@@ -1,9 +1,9 @@
 """The nearest of many keys, exactly: one float32 matrix product finds the few that can be nearest, float64 decides.
 
 The product |u|² + |t|² - 2 u·t is ill-conditioned, so it is used only for a lower bound that accounts for every
-rounding (Higham, Accuracy and Stability of Numerical Algorithms, Sec. 3.1: |fl(u·t) - u·t| <= gamma |u| |t| in any order
-of summation).  Keys whose bound does not rule them out are compared by `scope.between`, so the answer and its bits are
-those of a full search, whatever the batch.
+rounding (Higham, Accuracy and Stability of Numerical Algorithms, Sec. 3.1: |fl(u·t) - u·t| <= gamma |u| |t| in any
+order of summation).  Keys whose bound does not rule them out are compared by `scope.between`, so the answer and its
+bits are those of a full search, whatever the batch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class KeyIndex:
         slot = self._slots.pop(handle)
         self._handles[slot] = None
         self._keys[slot] = None
-        self._norms[slot] = math.inf
+        self._alive[slot] = False
         if self._used > 64 and len(self._slots) * 2 < self._used:
             self._compact()
 
@@ -84,14 +84,12 @@ class KeyIndex:
     ) -> tuple[str | None, float]:
         """Compare exactly, in the order of the lower bounds, until no bound can beat the best."""
         order = np.argsort(lower, kind="stable")
-        order = order[lower[order] <= limit]
+        order = order[self._alive[order] & (lower[order] <= limit)]
         best, best_distance, best_rank = None, math.inf, -1
         start, step = 0, 8
         while start < len(order) and lower[order[start]] <= best_distance:
-            slots = [int(slot) for slot in order[start : start + step] if self._handles[slot] is not None]
+            slots = order[start : start + step].tolist()
             start, step = start + step, min(2 * step, 1024)
-            if not slots:
-                continue
             exact = between(points(np.stack([self._keys[slot] for slot in slots]), self.kind), asked, self.kind)
             self.compared += len(slots)
             for slot, distance in zip(slots, exact.tolist(), strict=True):
@@ -104,7 +102,7 @@ class KeyIndex:
         return best, best_distance
 
     def _lower_bounds(self, asked: np.ndarray) -> np.ndarray:
-        """Return (B, used) float64 bounds: no key is nearer to the query than its bound; removed ones get inf."""
+        """Return (B, used) float64 bounds: no key is nearer to the query than its bound."""
         rows, norms = self._rows[: self._used], self._norms[: self._used]
         with np.errstate(all="ignore"):  # keys near float32's end overflow: their bound becomes 0, they are compared
             shifted = (asked - self._centre).astype(np.float32)
@@ -116,11 +114,7 @@ class KeyIndex:
             straight = np.sqrt(np.maximum(own**2 + norms**2 - 2 * product - slack, 0.0))
             straight -= 2 * _UNIT * (own + norms)  # both ends were rounded to float32 after centring
             straight = np.where(np.isfinite(straight), np.maximum(straight, 0.0), 0.0) * (1 - 1e-9)
-        straight[:, np.isinf(norms) & self._gone()] = math.inf
         return straight if self.kind == "euclidean" else straight**2 / 2
-
-    def _gone(self) -> np.ndarray:
-        return np.array([handle is None for handle in self._handles[: self._used]], dtype=bool)
 
     def _put(self, handle: str, key: np.ndarray, rank: int) -> None:
         slot = self._used
@@ -129,7 +123,7 @@ class KeyIndex:
             self._rows[slot] = shifted
             self._norms[slot] = np.sqrt(np.add.reduce(shifted.astype(np.float64) ** 2))
         self._keys[slot], self._handles[slot], self._ranks[slot] = key, handle, rank
-        self._slots[handle] = slot
+        self._slots[handle], self._alive[slot] = slot, True
         self._used += 1
 
     def _compact(self) -> None:
@@ -143,7 +137,8 @@ class KeyIndex:
             for _, key, _ in kept:
                 self._centre += points(key[None, :], self.kind)[0] / len(kept)
         self._rows = np.zeros((capacity, self.width), dtype=np.float32)
-        self._norms = np.full(capacity, math.inf)
+        self._norms = np.zeros(capacity)
+        self._alive = np.zeros(capacity, dtype=bool)
         self._keys: list = [None] * capacity
         self._handles: list = [None] * capacity
         self._ranks: list = [0] * capacity

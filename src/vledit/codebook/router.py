@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from .entry import Entry
 from .index import KeyIndex
-from .scope import Rows, Scope, as_rows, between, points
+from .scope import Scope, as_rows, between, points
 
 Queries = Any
 """(B, H) rows where one kind of key is enough, else a mapping from scope name or `Query` to (B, H) rows."""
@@ -106,7 +106,7 @@ class Router:
         self._entries: dict[str, tuple[Entry, int]] = {}
         self._groups: dict[tuple[Query, str], KeyIndex] = {}
         self._limits: dict[tuple[Query, str], float] = {}
-        self._widths: dict[Query, list[int]] = {}
+        self._widths: dict[Query, tuple[int, int]] = {}  # width of the keys, number of scopes that have it
         self._next = 0
         for entry in entries:
             if entry.status == "active":
@@ -118,21 +118,25 @@ class Router:
     def __contains__(self, id: object) -> bool:
         return id in self._entries
 
-    def add(self, entry: Entry, rank: int | None = None) -> None:
-        """Let `entry` be routed to; `rank` says how new it is (default: newer than all before).
-
-        Raises: InputError where it is not active, is in already, or its keys' widths differ from others' of the kind.
-        """
+    def check(self, entry: Entry) -> None:
+        """Raise InputError unless `entry` could be added: active, not in yet, keys as wide as others of their kind."""
         if entry.status != "active":
             raise InputError(f"entry '{entry.id}' is {entry.status}: only active entries are routed to.")
         if entry.id in self._entries:
             raise InputError(f"entry '{entry.id}' is in the router already.")
         for scope in entry.scopes:
-            width, count = self._widths.get(_query(entry, scope), (scope.width, 0))
-            if width != scope.width and count:
+            width, _ = self._widths.get(_query(entry, scope), (scope.width, 0))
+            if width != scope.width:
                 raise InputError(
                     f"entry '{entry.id}': its key {_query(entry, scope)} has width {scope.width}, others have {width}."
                 )
+
+    def add(self, entry: Entry, rank: int | None = None) -> None:
+        """Let `entry` be routed to; `rank` says how new it is (default: newer than all before).
+
+        Raises: InputError as `check`.
+        """
+        self.check(entry)
         rank = self._next if rank is None else rank
         self._next = max(self._next, rank + 1)
         group = _group(entry)
@@ -142,8 +146,8 @@ class Router:
         self._groups[group].add(entry.id, entry.key, rank)
         self._limits[group] = max(self._limits[group], entry.radius)
         for scope in entry.scopes:
-            count = self._widths.get(_query(entry, scope), [0, 0])[1]
-            self._widths[_query(entry, scope)] = [scope.width, count + 1]
+            _, count = self._widths.get(_query(entry, scope), (scope.width, 0))
+            self._widths[_query(entry, scope)] = (scope.width, count + 1)
         self._entries[entry.id] = (entry, rank)
 
     def remove(self, id: str) -> None:
@@ -154,9 +158,9 @@ class Router:
         if not self._groups[group]:
             del self._groups[group], self._limits[group]
         for scope in entry.scopes:
-            self._widths[_query(entry, scope)][1] -= 1
-            if not self._widths[_query(entry, scope)][1]:
-                del self._widths[_query(entry, scope)]
+            width, count = self._widths.pop(_query(entry, scope))
+            if count > 1:
+                self._widths[_query(entry, scope)] = (width, count - 1)
 
     def queries(self, site: str | None = None) -> tuple[Query, ...]:
         """Return the keys that a request must bring (at `site`, or at all sites), sorted."""
@@ -181,8 +185,7 @@ class Router:
             if site is not None and group[0].site != site:
                 continue
             for row, one in enumerate(self._nearest(group, asked, exclude)):
-                if one is not None and (found[row] is None or _order(one) < _order(found[row])):
-                    found[row] = one
+                found[row] = min((each for each in (found[row], one) if each), key=_order, default=None)
         return [_decision(one) for one in found]
 
     def readings(self, queries: Queries, id: str, *, site: str | None = None) -> list[tuple[Reading, ...]]:
@@ -196,8 +199,9 @@ class Router:
         present = np.flatnonzero(~np.isnan(rows[:, :1]).any(axis=1))
         counts = None if not exclude else (lambda _, id: id not in exclude)
         plain = dict(zip(present.tolist(), index.nearest(rows[present], counts), strict=True))
+        fallback = self._newest(group, exclude) if len(plain) < len(rows) else None
         for row in range(len(rows)):
-            id = plain[row][0] if row in plain else self._newest(group, exclude)
+            id = plain[row][0] if row in plain else fallback
             if id is None:
                 yield None
                 continue
@@ -238,8 +242,9 @@ class Router:
         if not isinstance(queries, Mapping):
             if len(needed) > 1:
                 raise InputError(f"queries: give a mapping; this codebook needs {', '.join(map(str, needed))}.")
-            queries = {query: queries for query in needed} or {"": queries}
-        sizes = {str(name): len(as_rows(rows, f"queries[{name}]")) for name, rows in queries.items()}
+            queries = {needed[0] if needed else "": queries}
+        queries = {name: as_rows(rows, f"queries[{name}]") for name, rows in queries.items()}
+        sizes = {str(name): len(rows) for name, rows in queries.items()}
         if len(set(sizes.values())) != 1:
             raise InputError(f"queries: one number of rows is wanted in all, not {sizes}.")
         asked: dict[Query, np.ndarray] = {}
@@ -251,7 +256,7 @@ class Router:
             rows = queries.get(query, queries.get(query.scope))
             if rows is None:
                 raise InputError(f"queries: {query} is missing; given: {', '.join(sizes) or 'none'}.")
-            asked[query] = _checked(as_rows(rows, f"queries[{query.scope}]"), query, self._widths[query][0])
+            asked[query] = _checked(rows, query, self._widths[query][0])
         return asked, next(iter(sizes.values()))
 
 
@@ -307,7 +312,9 @@ def _explain(entry: Entry, found: _Found) -> str:
             parts.append(f"the request has no {scope.key_tokens} tokens to compare{where}")
             continue
         side = "within" if reading.inside else "outside of"
-        parts.append(f"{scope.distance} distance {reading.distance:.4g} is {side} its radius {reading.radius:.4g}{where}")
+        parts.append(
+            f"{scope.distance} distance {reading.distance:.4g} is {side} its radius {reading.radius:.4g}{where}"
+        )
     text = "; ".join(parts)
     if found.fired:
         return f"Edit '{entry.id}' ({entry.title()}) answers: {text}."

@@ -25,6 +25,7 @@ FIRST_TRAINED_BLOCK = 8
 """Blocks below this one (stem and stages 1 to 4) keep their published weights; those from here on are fine-tuned."""
 MIDDLE_BLOCK = 10
 """The last block of stage 5: stride 16, 112 channels; its output is the finer of the two maps handed on."""
+POOLED_CHANNELS = 1280
 BATCH_NORM_EPS = 1e-3
 
 
@@ -72,6 +73,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(InvertedResidual(inputs, channels, kernel, stride if i == 0 else 1, expansion))
                 inputs = channels
         self.blocks = nn.ModuleList(blocks)
+        self.head = SamePaddedConv(inputs, POOLED_CHANNELS, 1)
 
     def lower(self, pixels: Tensor) -> Tensor:
         """The part that is never trained: (B, 3, S, S) → (B, 80, S/16, S/16)."""
@@ -89,6 +91,10 @@ class EfficientNetLite0(nn.Module):
                 middle = x
         return middle, x
 
+    def pooled(self, last: Tensor) -> Tensor:
+        """(B, 320, h, w) → (B, 1280): what the published classifier looks at."""
+        return F.relu6(self.head(last)).mean((2, 3))
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         return self.upper(self.lower(pixels))
 
@@ -96,7 +102,7 @@ class EfficientNetLite0(nn.Module):
 def fold_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
     """The published checkpoint (convolutions and batch norms) as a state dict of `EfficientNetLite0`.
 
-    Every tensor of the trunk must be there (KeyError otherwise); the classifier head is left out.
+    Every tensor of the trunk must be there (KeyError otherwise); the classifier itself is left out.
     """
 
     def folded(conv: str, norm: str) -> tuple[Tensor, Tensor]:
@@ -110,6 +116,7 @@ def fold_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
         state[f"{ours}.weight"], state[f"{ours}.bias"] = folded(conv, norm)
 
     put("stem", "_conv_stem", "_bn0")
+    put("head", "_conv_head", "_bn1")
     for i in range(sum(stage[4] for stage in STAGES)):
         theirs, ours = f"_blocks.{i}", f"blocks.{i}"
         if i > 0:

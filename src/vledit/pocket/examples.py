@@ -6,7 +6,9 @@ resumed training sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import json
 import random
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,14 @@ def blank_picture(rng: random.Random, size: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(block if rng.random() < 0.5 else block.transpose(1, 0, 2)))
 
 
+@cache
+def general_questions(split: str) -> list[tuple[str, str]]:
+    """Text-only questions of general knowledge, (question, answer)."""
+    from ..data.icons.dataset import WORDINGS
+
+    return [(q, a) for q, a in json.loads(WORDINGS.read_text(encoding="utf-8"))["general"][split]]
+
+
 class Examples:
     """Draws rows from the data set; `data` is what `vledit.data.icons.load()` returns."""
 
@@ -54,6 +64,7 @@ class Examples:
         self.index = {c: i for i, c in enumerate(self.concepts)}
         self.by_domain: dict[str, list[str]] = {}
         self.drawings: dict[str, list[Any]] = {}
+        self._opened: dict[str, Image.Image] = {}
         for drawing in data.drawings:
             if drawing.split == "train":
                 self.drawings.setdefault(drawing.concept, []).append(drawing)
@@ -61,8 +72,23 @@ class Examples:
             if concept in self.drawings:
                 self.by_domain.setdefault(data.concepts[concept].domain, []).append(concept)
 
-    def picture(self, drawing: Any, seed: int, mode: str = "augment") -> np.ndarray:
-        return scaled(self.data.composite(drawing, seed=seed, mode=mode, size=self.size))
+    def picture(self, drawing: Any, seed: int, mode: Any = "augment") -> np.ndarray:
+        """(3, S, S) float16: the drawing on a background; opened drawings are kept, there are a few thousand small ones."""
+        from ..data.icons.compositing import composite
+
+        if drawing.id not in self._opened:
+            self._opened[drawing.id] = self.data.picture(drawing)
+        domain = self.data.concepts[drawing.concept].domain
+        made = composite(
+            self._opened[drawing.id],
+            f"{drawing.id}/{seed}",
+            mode,
+            self.size,
+            style=drawing.style,
+            colour=drawing.colour,
+            domain=domain,
+        )
+        return scaled(made)
 
     def picture_row(self, rng: random.Random, pairs: int = 5) -> Row:
         domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
@@ -108,7 +134,7 @@ class Examples:
             if kind < 0.15:
                 out.append((self.any_image_question(rng), NOTHING, "nothing.none"))
             elif kind < 0.3:
-                question, answer = rng.choice(self.data.general(self.wordings))
+                question, answer = rng.choice(general_questions(self.wordings))
                 out.append((question, answer, "text.general"))
             else:
                 out.append(self.text_fact(rng))

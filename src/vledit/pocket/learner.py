@@ -44,6 +44,7 @@ class Learner(nn.Module):
         hidden = model.config.text_config.hidden_size
         self.classifier = nn.Linear(hidden, len(names))
         self.temperature = nn.Parameter(torch.tensor(2.5))
+        self.vision_learns = True
 
     def _name_targets(self, names: list[str]) -> None:
         """Token embeddings of every concept's name, scaled to unit mean square: what alignment aims at."""
@@ -67,8 +68,11 @@ class Learner(nn.Module):
             lower = self.model.vision_model.lower(
                 pictures.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
             ).float()
-        middle, last = self.model.vision_model.upper(lower)
-        return self.model.language_projection(self.model.qformer(middle, last))
+        # while the trunk is not learning yet its backward pass, half of a step's cost, is left out
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.vision_learns):
+            middle, last = self.model.vision_model.upper(lower)
+            pooled = self.model.vision_model.pooled(last)
+        return self.model.language_projection(self.model.qformer(middle, last, pooled))
 
     def recognition_loss(self, visual: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
         """Auxiliary classification on the mean visual token, and contrast with the names' embeddings; (loss, right)."""

@@ -14,13 +14,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationMixi
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .configuration import PocketConfig
-from .efficientnet import EfficientNetLite0
+from .efficientnet import POOLED_CHANNELS, EfficientNetLite0
 
 
 class PocketQFormer(nn.Module):
-    """Learned queries that read the trunk's two feature maps: (B, 112, h, w), (B, 320, h/2, w/2) → (B, Q, D).
+    """Learned queries that read the trunk's two feature maps: (B, 112, h, w), (B, 320, h/2, w/2), (B, 1280) → (B, Q, D).
 
-    Each layer is self-attention among queries, cross-attention to the picture, feed-forward; norms come first.
+    Each layer is self-attention among queries, cross-attention to the picture, feed-forward; norms come first.  The pooled
+    features shift every query from the start: what the published classifier sees need not be found by attention first.
     """
 
     def __init__(self, config: PocketConfig):
@@ -30,6 +31,7 @@ class PocketQFormer(nn.Module):
         self.coarse = nn.Linear(320, size)
         self.fine_positions = nn.Parameter(torch.zeros(side * side, size))
         self.coarse_positions = nn.Parameter(torch.zeros((side // 2) ** 2, size))
+        self.pooled = nn.Linear(POOLED_CHANNELS, size)
         self.memory_norm = nn.LayerNorm(size)
         self.queries = nn.Parameter(torch.zeros(config.num_query_tokens, size))
         layer = nn.TransformerDecoderLayer(
@@ -43,11 +45,11 @@ class PocketQFormer(nn.Module):
         )
         self.layers = nn.TransformerDecoder(layer, config.qformer_layers, norm=nn.LayerNorm(size))
 
-    def forward(self, middle: Tensor, last: Tensor) -> Tensor:
+    def forward(self, middle: Tensor, last: Tensor, pooled: Tensor) -> Tensor:
         fine = self.fine(middle.flatten(2).transpose(1, 2)) + self.fine_positions
         coarse = self.coarse(last.flatten(2).transpose(1, 2)) + self.coarse_positions
         memory = self.memory_norm(torch.cat([fine, coarse], dim=1))
-        return self.layers(self.queries.expand(len(memory), -1, -1), memory)
+        return self.layers(self.queries + self.pooled(pooled)[:, None], memory)
 
 
 class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -92,7 +94,7 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Tensor:
         """Pictures (B, 3, S, S) → visual tokens (B, num_query_tokens, text hidden size)."""
         middle, last = self.vision_model(pixel_values.to(self.language_projection.weight.dtype))
-        return self.language_projection(self.qformer(middle, last))
+        return self.language_projection(self.qformer(middle, last, self.vision_model.pooled(last)))
 
     def forward(
         self,

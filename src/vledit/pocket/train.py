@@ -36,6 +36,7 @@ class TrainConfig:
 
     seed: int = 0
     align_steps: int = 1500
+    align_vision_from: int = 1200
     align_batch: int = 32
     answer_steps: int = 2400
     answer_batch: int = 12
@@ -197,6 +198,7 @@ class Training:
 
     def _learn(self, batch: Packed) -> dict[str, float]:
         learner = self.learner
+        learner.vision_learns = self.stage == "answer" or self.step >= self.config.align_vision_from
         visual = learner.visual_tokens(torch.from_numpy(batch.pictures))
         concepts = torch.from_numpy(batch.concepts)
         recognition, right = learner.recognition_loss(visual, concepts)

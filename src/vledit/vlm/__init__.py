@@ -1,4 +1,4 @@
-"""The frozen vision-language model: `VLM`, its families, pictures.  Names load lazily; torch comes with the first of them."""
+"""The frozen vision-language model: `VLM`, its families, pictures.  Names load lazily, and torch with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import VLM as VLM
-    from .base import Verified as Verified
     from .encoded import Encoded as Encoded
     from .encoded import Trunk as Trunk
     from .families import Family as Family
@@ -17,10 +16,11 @@ if TYPE_CHECKING:
     from .pictures import picture_key as picture_key
     from .site import Site as Site
     from .tail import SiteTail as SiteTail
+    from .verify import Verified as Verified
 
 _LAZY = {
     "VLM": ".base",
-    "Verified": ".base",
+    "Verified": ".verify",
     "Encoded": ".encoded",
     "Trunk": ".encoded",
     "Family": ".families",

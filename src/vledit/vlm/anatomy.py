@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -39,14 +40,14 @@ class Anatomy:
         return hidden
 
 
-def dissect(model: nn.Module) -> Anatomy:
+def dissect(model: Any) -> Anatomy:
     """Finds the parts, by one rule for all families (`d = get_decoder()`, then `.decoder` or `.model` until `.layers`).
 
     Raises:
-        VLEditError: the decoder's layers do not all take the same arguments (alternating attention), which the replay of
-            the upper layers relies on; or there are no decoder layers.
+        VLEditError: there are no decoder layers, or they do not all take the same arguments (alternating attention),
+            which the replay of the upper layers relies on.
     """
-    decoder = model.get_decoder()  # type: ignore[operator]
+    decoder = model.get_decoder()
     while not hasattr(decoder, "layers"):
         decoder = getattr(decoder, "decoder", None) or getattr(decoder, "model", None)
         if decoder is None:

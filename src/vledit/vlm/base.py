@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,14 @@ from torch import Tensor, nn
 from ..errors import InputError
 from . import generation
 from .anatomy import dissect, mlp_linear
-from .encoded import Encoded, Trunk
+from .encoded import Encoded, Trunk, left_padded
 from .families import Family
 from .fingerprint import fingerprint
 from .hooks import Transformation, Transforms, as_rows, call_until, layer_hidden, transformed
 from .pictures import open_picture
 from .prompts import Prompt, Prompter
 from .site import ROLES, Site
+from .verify import Verified, score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,23 +35,6 @@ if TYPE_CHECKING:
     from .tail import SiteTail
 
 __all__ = ["ROLES", "VLM", "Encoded", "Site", "Transformation", "Transforms", "Trunk", "Verified", "transformed"]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What teacher forcing says of each row's answer.
-
-    Attributes:
-        exact: (B,) bool, greedy decoding would give exactly this answer and end there (EOS included).
-        token: (B,) float32, share of the answer's tokens (EOS included) that are the argmax.
-        predicted: per row the argmax at every answer position, (n_i,) int64.
-        log_probability: (B,) float32, log-probability of the whole answer, EOS included.
-    """
-
-    exact: Tensor
-    token: Tensor
-    predicted: list[Tensor]
-    log_probability: Tensor
 
 
 class VLM:
@@ -131,7 +114,9 @@ class VLM:
     def image_size(self) -> tuple[int, int]:
         """(width, height) in pixels of the model's own input."""
         config = self.model.config
-        size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
+        size = getattr(config, "image_size", None) or getattr(
+            getattr(config, "vision_config", None), "image_size", None
+        )
         size = size or self.processor.image_processor.size
         if isinstance(size, int):
             return size, size
@@ -176,22 +161,32 @@ class VLM:
         """
         return self._prompter.answer(self.prompt(question, with_image), answer)
 
-    def encode(self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str] | None = None) -> Encoded:
+    def encode(
+        self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> Encoded:
         """A batch of prompts, left-padded; with teacher-forced answers where `answers` are given.
 
         Args:
             images: per row a picture (anything `open_picture` takes) or None for a question without a picture.
 
         Raises:
-            InputError: unequal lengths, an empty batch, an unfit question or answer. PictureError: an unreadable picture.
+            InputError: unequal lengths, an empty batch, an unfit question or answer.
+            PictureError: an unreadable picture.
         """
         images, questions = list(images), list(questions)
         if not questions or len(images) != len(questions) or (answers is not None and len(answers) != len(questions)):
-            given = f"{len(images)} images, {len(questions)} questions" + (f", {len(answers)} answers" if answers else "")
+            given = f"{len(images)} images, {len(questions)} questions" + (
+                f", {len(answers)} answers" if answers else ""
+            )
             raise InputError(f"images, questions and answers must be equally many and at least one; got {given}.")
         prompts = [self.prompt(q, image is not None) for q, image in zip(questions, images, strict=True)]
-        suffixes = [[]] * len(prompts) if answers is None else [self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
-        encoded = self._padded(prompts, suffixes)
+        suffixes = (
+            [[]] * len(prompts)
+            if answers is None
+            else [self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
+        )
+        padding = generation.pad_id(self.tokenizer, self._prompter.end_ids)
+        encoded = left_padded(prompts, suffixes, padding, self.device)
         pictures = [open_picture(image) for image in images if image is not None]
         if pictures:
             pixels = self.processor.image_processor(images=pictures, return_tensors="pt")
@@ -200,31 +195,6 @@ class VLM:
                     value = value.to(self.device, self.dtype if value.is_floating_point() else None)
                     encoded.model_inputs[name] = value
         return encoded
-
-    def _padded(self, prompts: list[Prompt], suffixes: list[list[int]]) -> Encoded:
-        length = max(len(p.ids) + len(s) for p, s in zip(prompts, suffixes, strict=True))
-        shape = (len(prompts), length)
-        ids = torch.full(shape, generation.pad_id(self.tokenizer, self._prompter.end_ids))
-        attention = torch.zeros(shape, dtype=torch.long)
-        masks = [torch.zeros(shape, dtype=torch.bool) for _ in range(4)]
-        in_prompt, visual, question, answer = masks
-        for row, (prompt, suffix) in enumerate(zip(prompts, suffixes, strict=True)):
-            end = length - len(suffix)
-            start = end - len(prompt.ids)
-            ids[row, start:] = torch.tensor([*prompt.ids, *suffix])
-            attention[row, start:] = 1
-            in_prompt[row, start:end] = True
-            visual[row, start:end] = torch.tensor(prompt.visual)
-            question[row, start:end] = torch.tensor(prompt.question)
-            answer[row, end:] = True
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": attention,
-            # explicit, as `generate` has them: otherwise Llama counts padding, and a row's numbers depend on its neighbours
-            "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
-        }
-        on_device = {name: value.to(self.device) for name, value in inputs.items()}
-        return Encoded(on_device, *(mask.to(self.device) for mask in masks), visual.any(1).to(self.device))
 
     def batches(self, items: Sequence[Any], batch_size: int = 8) -> Iterator[list[int]]:
         """Yields lists of indices into `items`, rows of similar length together, so that little is padding.
@@ -253,10 +223,9 @@ class VLM:
         if pixels:
             features = self.model.get_image_features(**pixels)
             features = features if isinstance(features, Tensor) else features.pooler_output
-            if features.shape[:-1].numel() != int(encoded.visual_mask.sum()):
-                raise InputError(
-                    f"{int(encoded.visual_mask.sum())} image placeholders for {features.shape[:-1].numel()} visual tokens."
-                )
+            placeholders, tokens = int(encoded.visual_mask.sum()), features.shape[:-1].numel()
+            if placeholders != tokens:
+                raise InputError(f"image: {placeholders} image placeholders for {tokens} visual tokens.")
             embeds = embeds.masked_scatter(encoded.visual_mask[..., None], features.to(embeds))
         return {
             "inputs_embeds": embeds,
@@ -350,15 +319,7 @@ class VLM:
         site = self.default_site if site is None else self.resolve_site(site)
         with torch.inference_mode():
             trunk = batch if isinstance(batch, Trunk) else self.trunk(batch, site.layer)
-            logits = self.head(trunk, site, transforms, positions=encoded.predict_mask).float()
-            targets = encoded.targets
-            predicted = logits.argmax(-1)
-            log_probabilities = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-            counts = encoded.answer_mask.sum(1).tolist()
-            right = [part.float().mean() for part in (predicted == targets).split(counts)]
-            token = torch.stack(right)
-            total = torch.stack([part.sum() for part in log_probabilities.split(counts)])
-        return Verified(token == 1, token, list(predicted.split(counts)), total)
+            return score(self.head(trunk, site, transforms, positions=encoded.predict_mask), encoded)
 
     def answer(
         self,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .prompts import Prompt
+
 
 def _tree_rows(value: Any, rows: Tensor, batch: int) -> Any:
     """Picks rows out of every tensor of `value` whose first dimension is the batch."""
@@ -57,7 +59,7 @@ class Encoded:
 
     @property
     def predict_mask(self) -> Tensor:
-        """(B, T) bool: the positions whose logits predict the answer's tokens (each answer position, one to the left)."""
+        """(B, T) bool: the positions whose logits predict the answer's tokens (one to the left of each)."""
         mask = torch.zeros_like(self.answer_mask)
         mask[:, :-1] = self.answer_mask[:, 1:]
         return mask
@@ -125,3 +127,34 @@ class Trunk:
         return Trunk(
             self.layer, self.hidden[index], _tree_rows(self.layer_inputs, index, len(self)), self.encoded.select(index)
         )
+
+
+def left_padded(
+    prompts: Sequence[Prompt], suffixes: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> Encoded:
+    """A batch of tokenised prompts, each with the tokens that follow it; without pixel values."""
+    length = max(len(p.ids) + len(s) for p, s in zip(prompts, suffixes, strict=True))
+    shape = (len(prompts), length)
+    ids = torch.full(shape, pad_id)
+    attention = torch.zeros(shape, dtype=torch.long)
+    in_prompt, visual, question, answer = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
+    for row, (prompt, suffix) in enumerate(zip(prompts, suffixes, strict=True)):
+        end = length - len(suffix)
+        start = end - len(prompt.ids)
+        ids[row, start:] = torch.tensor([*prompt.ids, *suffix])
+        attention[row, start:] = 1
+        in_prompt[row, start:end] = True
+        visual[row, start:end] = torch.tensor(prompt.visual)
+        question[row, start:end] = torch.tensor(prompt.question)
+        answer[row, end:] = True
+    # explicit, as `generate` has them: Llama would count padding, and a row's numbers would depend on its neighbours
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    inputs = {"input_ids": ids, "attention_mask": attention, "position_ids": positions}
+    return Encoded(
+        {name: value.to(device) for name, value in inputs.items()},
+        prompt_mask=in_prompt.to(device),
+        visual_mask=visual.to(device),
+        question_mask=question.to(device),
+        answer_mask=answer.to(device),
+        has_image=visual.any(1).to(device),
+    )

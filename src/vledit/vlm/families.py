@@ -32,7 +32,8 @@ class Family:
         default_site: the site edited where the user names none.
         default_alpha: the radius' α where the user names none.
         checkpoints: short name → Hugging Face id of published checkpoints.
-        prepare: called before the checkpoint is read (registers classes); returns the local folder for `name`, or None.
+        prepare: called before a local folder is read; makes classes of its own known to transformers.
+        load_processor: (folder or id, config) → processor; None: transformers' `AutoProcessor` finds it.
     """
 
     name: str
@@ -50,11 +51,14 @@ class Family:
     end_of_answer: str | None = None
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
+    load_processor: Callable[[str, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         for template, pictures in ((self.prompt, 0 if self.image_first else 1), (self.text_prompt, 0)):
             if template.count(QUESTION_MARK) != 1 or template.count(IMAGE_MARK) != pictures:
-                raise ValueError(f"family '{self.name}': {template!r} needs {{question}} once and {{image}} {pictures} times")
+                raise ValueError(
+                    f"family '{self.name}': {template!r} needs {{question}} once and {{image}} {pictures} times"
+                )
 
     def matches(self, config: Any) -> bool:
         """Whether a Hugging Face config is of this family."""

@@ -32,8 +32,8 @@ _VOLATILE = {
 def fingerprint(model: nn.Module) -> str:
     """Hex digest (32 characters) of class, configuration, parameter names and shapes, and a sample of every parameter.
 
-    The samples are rounded to bfloat16, so that weights published in bfloat16 or float32 give the same name in whichever of
-    the two they are loaded.  (Loading float32 weights in float16 rounds twice, which may give another.)
+    The samples are rounded to bfloat16, so that weights published in bfloat16 or float32 give the same name in
+    whichever of the two they are loaded.  (Loading float32 weights in float16 rounds twice, which may give another.)
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(json.dumps(_settings(model), sort_keys=True, default=str).encode())

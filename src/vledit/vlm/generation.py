@@ -53,8 +53,8 @@ class _TextEnd(StoppingCriteria):
 def _settings(causal: Any, settings: GenerationConfig) -> Iterator[None]:
     """Puts generation settings in force.
 
-    `generate(generation_config=…)` would fill its gaps from the checkpoint's own settings (a repetition penalty, say), and
-    greedy decoding would no longer be what teacher forcing verifies.
+    `generate(generation_config=…)` would fill its gaps from the checkpoint's own settings (a repetition penalty, say),
+    and greedy decoding would no longer be what teacher forcing verifies.
     """
     own = causal.generation_config
     causal.generation_config = settings

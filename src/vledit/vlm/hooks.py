@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -63,7 +63,7 @@ def call_until(run: Callable[[], Any], module: nn.Module) -> tuple[tuple, dict[s
 
 
 @contextmanager
-def recording(modules: dict[str, nn.Module], inputs: bool = False) -> Iterator[dict[str, Tensor]]:
+def recording(modules: Mapping[str, nn.Module], inputs: bool = False) -> Iterator[dict[str, Tensor]]:
     """Within the context, keeps the last output (or first argument) of each module, by its name in `modules`."""
     seen: dict[str, Tensor] = {}
     handles = []
@@ -85,8 +85,8 @@ def recording(modules: dict[str, nn.Module], inputs: bool = False) -> Iterator[d
 def site_changed(vlm: VLM, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within the context, the site's output y becomes `change(x, y)`; x: (B, T, in), y: (B, T, out).
 
-    B and T are those of the decoder layer: OPT hands its MLP a flattened (B·T, in).  The model is locked for the time of
-    the context; contexts may be nested and then act one after the other.
+    B and T are those of the decoder layer: OPT hands its MLP a flattened (B·T, in).  The model is locked for the time
+    of the context; contexts may be nested and then act one after the other.
     """
     site = vlm.resolve_site(site)
     shape: list[tuple[int, int]] = []
@@ -119,12 +119,14 @@ def as_rows(transforms: Transforms, batch: int) -> list[Transformation | None]:
     if transforms is None or not isinstance(transforms, Sequence):
         return [transforms] * batch
     if len(transforms) != batch:
-        raise InputError(f"transforms: {len(transforms)} given for a batch of {batch} rows. Give one (or None) per row.")
+        raise InputError(
+            f"transforms: {len(transforms)} given for a batch of {batch} rows. Give one (or None) per row."
+        )
     return list(transforms)
 
 
 def _groups(rows: Sequence[Transformation | None], beams: int) -> list[tuple[Transformation, list[int]]]:
-    """Rows that share a transformation, so that it is computed once; row i of the request is i·beams … i·beams+beams−1."""
+    """The rows of each transformation, so that it is computed once; row i stands at i·beams … of the batch."""
     groups: dict[int, tuple[Transformation, list[int]]] = {}
     for row, transform in enumerate(rows):
         if transform is not None:
@@ -134,12 +136,14 @@ def _groups(rows: Sequence[Transformation | None], beams: int) -> list[tuple[Tra
 
 
 @contextmanager
-def transformed(vlm: VLM, site: Site, transforms: Sequence[Transformation | None] | Transformation | None) -> Iterator[None]:
+def transformed(
+    vlm: VLM, site: Site, transforms: Sequence[Transformation | None] | Transformation | None
+) -> Iterator[None]:
     """Within the context, the model computes with these transformations at `site`, row by row.
 
     A row with None is not touched: its bits are the base's.  Beam search repeats rows, row i becoming i·n … i·n+n−1: a
-    batch that is n times as long as `transforms` is read so.  It makes no difference whether the model sees whole prompts,
-    chunks of them or one token at a time.
+    batch that is n times as long as `transforms` is read so.  It makes no difference whether the model sees whole
+    prompts, chunks of them or one token at a time.
 
     Args:
         transforms: one per row, or one for every row.

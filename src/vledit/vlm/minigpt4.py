@@ -1,8 +1,8 @@
-"""MiniGPT-4: ViT-g, Q-Former and a linear projection into Vicuna, as `Blip2ForConditionalGeneration` with a Llama text model.
+"""MiniGPT-4: ViT-g, Q-Former, linear projection, Vicuna; `Blip2ForConditionalGeneration` with a Llama text model.
 
 MiniGPT-4 was trained to end an answer with `###`, Vicuna's turn mark.  Site, layer and α: BalancEdit, Sec. 4.1
-(`llama_model.model.layers[31].mlp.up_proj`, the last of 32; α = 0.2).  No checkpoint in Hugging Face form is published: load
-a converted folder.
+(`llama_model.model.layers[31].mlp.up_proj`, the last of 32; α = 0.2).  No checkpoint in Hugging Face form is
+published: load a converted folder.
 """
 
 from __future__ import annotations

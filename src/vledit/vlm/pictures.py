@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_MEGAPIXELS = 64.0
 """Larger pictures are refused before they are decoded: a few kilobytes of PNG can unfold into gigabytes."""
 
+_ORIENTATION = 0x0112
+
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError, OverflowError, struct.error)
 """What Pillow's decoders raise on damaged files."""
 
@@ -99,13 +101,15 @@ def _open(source: object, name: str) -> PILImage:
             raise PictureError(f"image: {name} is an empty file.")
     else:
         raise PictureError(
-            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, the bytes of a picture "
-            "file, or None for a question without a picture."
+            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, the bytes of a "
+            "picture file, or None for a question without a picture."
         )
     try:
         return Image.open(stream)
     except UnidentifiedImageError:
-        raise PictureError(f"image: {name} is not a picture in a known format. Give a PNG, JPEG, WebP or the like.") from None
+        raise PictureError(
+            f"image: {name} is not a picture in a known format. Give a PNG, JPEG, WebP or the like."
+        ) from None
 
 
 def _check_size(picture: PILImage, name: str, max_megapixels: float) -> None:
@@ -114,12 +118,15 @@ def _check_size(picture: PILImage, name: str, max_megapixels: float) -> None:
         raise PictureError(f"image: {name} has no pixels ({width}×{height}).")
     if width * height > max_megapixels * 1e6:
         raise PictureError(
-            f"image: {name} has {width * height / 1e6:.0f} megapixels; at most {max_megapixels:g} are taken. Scale it down first."
+            f"image: {name} has {width * height / 1e6:.0f} megapixels; at most {max_megapixels:g} are taken. "
+            "Scale it down first."
         )
 
 
 def _upright(picture: PILImage) -> PILImage:
     try:
+        if picture.getexif().get(_ORIENTATION, 1) == 1:
+            return picture
         return ImageOps.exif_transpose(picture) or picture
     except _BROKEN:  # a damaged EXIF block does not make the pixels unreadable
         return picture

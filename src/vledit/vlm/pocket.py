@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from .families import Family
 from .site import Site
@@ -11,6 +12,15 @@ from .site import Site
 def _register_classes() -> None:
     import_module("vledit.pocket.modeling")
     import_module("vledit.pocket.processing")
+
+
+def _load_processor(source: str, config: Any) -> Any:
+    """By hand: `AutoProcessor` cannot find image processors that live outside transformers (5.23)."""
+    from transformers import AutoTokenizer
+
+    processing = import_module("vledit.pocket.processing")
+    images = processing.PocketImageProcessor(config.image_size)
+    return processing.PocketProcessor(images, AutoTokenizer.from_pretrained(source), config.num_query_tokens)
 
 
 FAMILY = Family(
@@ -25,4 +35,5 @@ FAMILY = Family(
     default_site=Site(-1, "mlp.out"),
     default_alpha=0.2,
     prepare=_register_classes,
+    load_processor=_load_processor,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class Prompter:
         max_prompt_tokens: int | None,
         max_answer_tokens: int,
     ):
+        self._lock = threading.Lock()
         self.family = family
         self.tokenizer = tokenizer
         self.n_image_tokens = n_image_tokens
@@ -61,9 +63,13 @@ class Prompter:
         self._reserved = sorted({*tokenizer.all_special_tokens, *added, family.image_token} - {""})
         if tokenizer.convert_tokens_to_ids(family.image_token) != image_token_id:
             raise InputError(
-                f"processor: its tokenizer has no token '{family.image_token}' with the id {image_token_id} that the model "
-                "reads as a picture. Load processor and model from the same checkpoint."
+                f"processor: its tokenizer has no token '{family.image_token}' with the id {image_token_id} that the "
+                "model reads as a picture. Load processor and model from the same checkpoint."
             )
+
+    def _tokenise(self, text: str, **options: Any) -> Any:
+        with self._lock:  # fast tokenizers refuse ("Already borrowed") when two threads meet in one
+            return self.tokenizer(text, **options)
 
     def _clean(self, field: str, text: object) -> str:
         if not isinstance(text, str):
@@ -74,7 +80,9 @@ class Prompter:
             raise InputError(f"{field} holds a NUL character. Remove it.")
         for token in self._reserved:
             if token.strip() and token in text:
-                raise InputError(f"{field} holds '{token}', which the model reads as a command. Remove it from the {field}.")
+                raise InputError(
+                    f"{field} holds '{token}', which the model reads as a command. Remove it from the {field}."
+                )
         return text.strip()
 
     def prompt(self, question: str, with_image: bool) -> Prompt:
@@ -87,7 +95,7 @@ class Prompter:
         before, after = self.family.pieces(with_image, self.n_image_tokens)
         text = before + question + after
         start, end = len(before), len(before) + len(question)
-        tokens = self.tokenizer(text, return_offsets_mapping=True)
+        tokens = self._tokenise(text, return_offsets_mapping=True)
         leading = self.n_image_tokens if with_image and self.family.image_first else 0
         ids = [self.image_token_id] * leading + list(tokens["input_ids"])
         in_question = [max(a, start) < min(b, end) for a, b in tokens["offset_mapping"]]
@@ -95,12 +103,13 @@ class Prompter:
         expected = self.n_image_tokens if with_image else 0
         if sum(visual) != expected:  # a model that finds no placeholder ignores the picture without a word
             raise InputError(
-                f"the prompt holds {sum(visual)} image placeholders instead of {expected}: tokenizer and prompt template of "
-                f"family '{self.family.name}' do not fit."
+                f"the prompt holds {sum(visual)} image placeholders instead of {expected}: tokenizer and template "
+                f"of family '{self.family.name}' do not fit."
             )
         if self.max_prompt_tokens is not None and len(ids) > self.max_prompt_tokens:
             raise InputError(
-                f"question is too long: its prompt has {len(ids)} tokens, the model takes {self.max_prompt_tokens}. Shorten it."
+                f"question is too long: its prompt has {len(ids)} tokens, the model takes {self.max_prompt_tokens}. "
+                "Shorten it."
             )
         return Prompt(text, ids, visual, [False] * leading + in_question, leading)
 
@@ -127,16 +136,16 @@ class Prompter:
     def _following(self, text: str, written: str) -> list[int]:
         """The tokens of `written` where it follows `text`.
 
-        At inference the prompt comes alone, so its tokens must not change: where the answer's first letters would melt into
-        the prompt's last token, the answer is tokenised after another mark that it does not melt into.  (By itself it would
-        be at the start of a text, where tokenizers like Llama's add a blank.)
+        At inference the prompt comes alone, so its tokens must not change: where the answer's first letters would melt
+        into the prompt's last token, the answer is tokenised after another mark that it does not melt into.  (By itself
+        it would be at the start of a text, where tokenizers like Llama's add a blank.)
         """
         for before in (text, *"\n.:0", ""):
-            head = list(self.tokenizer(before)["input_ids"])
-            whole = list(self.tokenizer(before + written)["input_ids"])
+            head = list(self._tokenise(before)["input_ids"])
+            whole = list(self._tokenise(before + written)["input_ids"])
             if whole[: len(head)] == head:
                 return whole[len(head) :]
-        return list(self.tokenizer(written, add_special_tokens=False)["input_ids"])
+        return list(self._tokenise(written, add_special_tokens=False)["input_ids"])
 
     def text(self, ids: list[int]) -> str:
         """Generated tokens to the answer's text: up to its end, without special tokens and outer blanks."""

@@ -57,7 +57,8 @@ class Site:
         layer = self.layer + n_layers if self.layer < 0 else self.layer
         if not 0 <= layer < n_layers:
             raise InputError(
-                f"site '{self}': the model has {n_layers} decoder layers; the layer must lie in {-n_layers}..{n_layers - 1}."
+                f"site '{self}': the model has {n_layers} decoder layers; "
+                f"the layer must lie in {-n_layers}..{n_layers - 1}."
             )
         return replace(self, layer=layer)
 

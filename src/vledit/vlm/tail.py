@@ -1,7 +1,7 @@
 """`SiteTail`: the part of the model above a site, prepared for training what the site computes.
 
-Everything below the site is frozen and so are the site's inputs: they are run once.  Training then costs what lies above the
-site only.  Where the site is in the last decoder layer, nothing above it looks at other positions, so only those positions
+Everything below the site is frozen and so are the site's inputs: they are run once.  Training then costs only what lies
+above the site.  Where the site is in the last decoder layer, nothing above it looks at other positions, so only those
 that predict the answer's tokens are computed; the vocabulary projection can be cut down to a few rivals on top.
 """
 
@@ -29,8 +29,8 @@ _NORMS = ("post_attention_layernorm", "final_layer_norm")
 class SiteTail:
     """Maps what is added to a site's output to the logits that predict the batch's answers.
 
-    N needed positions: in the last layer those that predict an answer's token; in lower layers every position that one of
-    these can see.  n answer tokens, ends of answers included.  Gradients flow into the change, never into the model.
+    N needed positions: in the last layer those that predict an answer's token; in lower layers every position that one
+    of these can see.  n answer tokens, ends of answers included.  Gradients flow into the change, never into the model.
 
     Attributes:
         inputs: (N, in) the site's inputs at the needed positions, row after row.

@@ -14,12 +14,25 @@ if TYPE_CHECKING:
     from vledit.data.icons.model import Concept, Drawing
 
 __all__ = [
-    "Concept", "CorruptPicture", "Drawing", "IconData", "NotBuilt", "build", "composite", "load",
+    "Concept",
+    "CorruptPicture",
+    "Drawing",
+    "IconData",
+    "NotBuilt",
+    "build",
+    "composite",
+    "load",
 ]
 
 _HOMES = {
-    "build": "builder", "composite": "compositing", "load": "dataset", "IconData": "dataset",
-    "NotBuilt": "dataset", "CorruptPicture": "dataset", "Concept": "model", "Drawing": "model",
+    "build": "builder",
+    "composite": "compositing",
+    "load": "dataset",
+    "IconData": "dataset",
+    "NotBuilt": "dataset",
+    "CorruptPicture": "dataset",
+    "Concept": "model",
+    "Drawing": "model",
 }
 
 

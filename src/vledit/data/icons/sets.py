@@ -34,9 +34,7 @@ class IconSet:
     folder: str = ""
 
 
-def _iconify(
-    name: str, licence: str, hand: str, *domains: Domain, style: Style = "colour"
-) -> IconSet:
+def _iconify(name: str, licence: str, hand: str, *domains: Domain, style: Style = "colour") -> IconSet:
     return IconSet(name, f"@iconify-json/{name}", licence, hand, style, domains)
 
 
@@ -47,8 +45,7 @@ SETS: tuple[IconSet, ...] = (
     _iconify("openmoji", "CC-BY-SA-4.0", "openmoji", "things", "flags"),
     _iconify("fluent-emoji", "MIT", "microsoft", "things"),
     _iconify("fluent-emoji-flat", "MIT", "microsoft", "things"),
-    IconSet("fluent-emoji-3d", "@lobehub/fluent-emoji-3d", "MIT", "microsoft", "colour",
-            ("things",), "assets"),
+    IconSet("fluent-emoji-3d", "@lobehub/fluent-emoji-3d", "MIT", "microsoft", "colour", ("things",), "assets"),
     _iconify("fluent-emoji-high-contrast", "MIT", "microsoft", "things", style="mono"),
     _iconify("emojione", "CC-BY-4.0", "emojione", "things", "flags"),
     _iconify("emojione-v1", "CC-BY-SA-4.0", "emojione", "things", "flags"),
@@ -59,11 +56,11 @@ SETS: tuple[IconSet, ...] = (
     _iconify("circle-flags", "MIT", "circle-flags", "flags"),
     _iconify("flagpack", "MIT", "flagpack", "flags"),
     _iconify("cif", "CC0-1.0", "coreui", "flags"),
-    IconSet("country-flag-icons", "country-flag-icons", "MIT", "country-flag-icons", "colour",
-            ("flags",), "3x2"),
+    IconSet("country-flag-icons", "country-flag-icons", "MIT", "country-flag-icons", "colour", ("flags",), "3x2"),
     IconSet("flagkit", "flagkit-web", "MIT", "flagkit", "colour", ("flags",), "svgs"),
-    IconSet("svg-country-flags", "svg-country-flags", "public domain", "svg-country-flags",
-            "colour", ("flags",), "svg"),
+    IconSet(
+        "svg-country-flags", "svg-country-flags", "public domain", "svg-country-flags", "colour", ("flags",), "svg"
+    ),
     _iconify("simple-icons", "CC0-1.0", "simple-icons", "brands", style="mono"),
     _iconify("logos", "CC0-1.0", "svg-logos", "brands"),
     _iconify("devicon", "MIT", "devicon", "brands"),
@@ -98,8 +95,19 @@ FACT_PACKAGES: dict[Domain, tuple[str, ...]] = {
 """npm packages that carry names and facts, by the domain that reads them."""
 
 DEMO_SETS: tuple[str, ...] = (
-    "simple-icons", "logos", "devicon", "fa7-brands", "la", "cib", "bxl", "ion", "uil", "fontisto",
-    "grommet-icons", "raphael", "lineicons",
+    "simple-icons",
+    "logos",
+    "devicon",
+    "fa7-brands",
+    "la",
+    "cib",
+    "bxl",
+    "ion",
+    "uil",
+    "fontisto",
+    "grommet-icons",
+    "raphael",
+    "lineicons",
 )
 """Small sets that together draw the demo's brands often enough (`--only demo`)."""
 

@@ -19,6 +19,12 @@ def plain_name(text: str) -> str:
     return re.sub("[^a-z0-9]", "", ascii_text.lower())
 
 
+def slug_of(name: str) -> str:
+    """Return `name` as it stands in a concept's id: "São Tomé" is "sao-tome"."""
+    ascii_text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub("[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
+
+
 def plain_hexcode(text: str) -> str:
     """Return an emoji's code points in one spelling: lower case, without the variation selector."""
     return "-".join(part for part in text.lower().split("-") if part != "fe0f")

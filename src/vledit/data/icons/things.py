@@ -17,7 +17,7 @@ from typing import Any
 
 from vledit.data.icons.model import Candidate, Concept
 from vledit.data.icons.sets import BY_NAME
-from vledit.data.icons.sources import Source, plain_hexcode, plain_name
+from vledit.data.icons.sources import Source, plain_hexcode, plain_name, slug_of
 
 TABLE = Path(__file__).with_name("things.csv")
 MIN_COLOUR_DRAWINGS = 8
@@ -68,18 +68,22 @@ def match_emoji(source: Source, emoji: list[Emoji]) -> dict[str, list[str]]:
     for one in emoji:
         for rank, name in enumerate(one.names):
             owner[name] = min(owner.get(name, (rank, one.label)), (rank, one.label))
-    best: dict[str, tuple[int, list[str]]] = {}
+    claims: dict[str, tuple[int, bool, str]] = {}
     for name, icon in source.names.items():
         # streamline draws some things several times: "bird-1", "bird-2"
-        for key in (name, re.sub(r"\d$", "", name)):
-            if key in owner:
-                rank, label = owner[key]
-                if rank < best.get(label, (99, []))[0]:
-                    best[label] = (rank, [])
-                if rank == best[label][0] and icon not in best[label][1]:
-                    best[label][1].append(icon)
-                break
-    return {label: icons for label, (_, icons) in best.items()}
+        key = next((key for key in (name, re.sub(r"\d$", "", name)) if key in owner), None)
+        if key is not None:
+            rank, label = owner[key]
+            # older sets call the game "cricket" as well: then the icon's own name decides
+            claim = (rank, plain_name(icon) != name, label)
+            claims[icon] = min(claims.get(icon, claim), claim)
+    best: dict[str, int] = {}
+    for rank, _, label in claims.values():
+        best[label] = min(best.get(label, rank), rank)
+    for icon, (rank, _, label) in claims.items():
+        if rank == best[label]:
+            matched[label].append(icon)
+    return matched
 
 
 def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
@@ -92,10 +96,7 @@ def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
         for row in csv.DictReader(stream):
             labels = row["labels"].split(";")
             pairs = [
-                (name, icon)
-                for name, matched in icons.items()
-                for label in labels
-                for icon in matched.get(label, ())
+                (name, icon) for name, matched in icons.items() for label in labels for icon in matched.get(label, ())
             ]
             concept = _concept(row, emoji[labels[0]])
             found.append(Candidate(concept, tuple(dict.fromkeys(pairs))))
@@ -124,8 +125,7 @@ def _concept(row: dict[str, str], emoji: Emoji) -> Concept:
         "letter": name[0].upper(),
         "spanish": row.get("spanish") or simple_spanish(emoji.spanish),
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("ñ", "n")).strip("-")
-    return Concept(f"things/{slug}", "things", name, facts, row["category"])
+    return Concept(f"things/{slug_of(name)}", "things", name, facts, row["category"])
 
 
 def _read(path: Path) -> Any:

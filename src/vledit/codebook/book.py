@@ -1,0 +1,360 @@
+"""The codebook that a user holds: edits that are added, retired, removed and brought back, in memory or in a file.
+
+Source: BalancEdit, Sec. 3.2, 4.5 (sequential edits), 4.7 (reversal: the base's weights are never touched, so the
+behaviour after `remove` is that before `add`, bit for bit).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from ..data.cache import write_atomic
+from ..errors import InputError
+from .draft import Draft, find, retire, settle
+from .entry import BY_HAND, Entry
+from .export import as_json
+from .publish import create, write_whole
+from .record import check_dtype
+from .relation import Relation, relate
+from .router import Decision, Queries, Router
+from .store import Event, Store
+
+
+class Codebook:
+    """Edits of one frozen model.
+
+    A codebook made by `Codebook(...)` lives in memory; `save` writes a copy of it.  One from `open` or `create` is its
+    file: every change is on disk when the call returns, and transformations are read when they are used.  Iteration,
+    `len` and `in` go over active entries; `get`, `entries` and `history` know the others too.
+
+    Args:
+        fingerprint: of the model that the edits are for.
+        model_name: its name, for messages.
+        compete: see `Router`.
+    """
+
+    def __init__(self, fingerprint: str = "", model_name: str = "", *, compete: str = "all"):
+        self.fingerprint = fingerprint
+        self.model_name = model_name
+        self.router = Router(compete=compete)
+        self._entries: dict[str, Entry] = {}
+        self._orders: dict[str, int] = {}
+        self._events: list[Event] = []
+        self._store: Store | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        fingerprint: str | None = None,
+        model_name: str = "",
+        *,
+        readonly: bool = False,
+        dtype: str | None = None,
+        compete: str = "all",
+    ) -> Codebook:
+        """Open a codebook file.
+
+        Args:
+            fingerprint: of the loaded model; None opens whatever model the file is for (to list or export it).
+            model_name: of the loaded model, for the message where it is the wrong one.
+            readonly: refuse changes; also so where the file cannot be written.
+            dtype: what new transformations are stored as, e.g. "bfloat16"; None keeps their bits.
+        Raises: ModelMismatchError for another model's file; CodebookError for one that is missing, not a codebook,
+            damaged, of a newer schema, or locked; each message says what to do.
+        """
+        opened = Store(Path(path), readonly=readonly, dtype=dtype)
+        try:
+            if fingerprint is not None:
+                opened.require_model(fingerprint, model_name)
+            book = cls(opened.fingerprint, opened.model_name, compete=compete)
+            book._store = opened
+            book._load()
+        except BaseException:
+            opened.close()
+            raise
+        return book
+
+    @classmethod
+    def create(
+        cls, path: str | Path, fingerprint: str, model_name: str = "", *, dtype: str | None = None, compete: str = "all"
+    ) -> Codebook:
+        """Make an empty codebook file and open it.  Raises: CodebookError where `path` exists or cannot be written."""
+        check_dtype(dtype)
+        create(Path(path), fingerprint, model_name)
+        return cls.open(path, fingerprint, model_name, dtype=dtype, compete=compete)
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None in memory."""
+        return None if self._store is None else self._store.path
+
+    @property
+    def readonly(self) -> bool:
+        """Whether changes are refused."""
+        return self._store is not None and self._store.readonly
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries, whatever their status: keys, transformations, thumbnails."""
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self.router)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.active())
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.router
+
+    def __enter__(self) -> Codebook:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing to do in memory."""
+        if self._store is not None:
+            self._store.close()
+
+    def get(self, id: str) -> Entry:
+        """Return the entry, whatever its status.  Raises: UnknownNameError."""
+        return find(self._entries, id)
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, also retired and removed ones, oldest first."""
+        return list(self._entries.values())
+
+    def active(self) -> list[Entry]:
+        """Return the entries that requests are routed to, oldest first."""
+        return [entry for entry in self._entries.values() if entry.status == "active"]
+
+    def history(self) -> list[Event]:
+        """Return what was done, oldest first."""
+        return list(self._events)
+
+    def free_id(self, stem: str) -> str:
+        """Return `stem`, or with -2, -3, ... where an entry of that id exists."""
+        number, id = 1, stem
+        while id in self._entries:
+            number += 1
+            id = f"{stem}-{number}"
+        return id
+
+    def decide(self, queries: Queries, *, site: str | None = None) -> list[Decision]:
+        """Route requests; see `Router.decide`."""
+        with self._lock:
+            return self.router.decide(queries, site=site)
+
+    def relation(
+        self,
+        key: Queries,
+        question: str,
+        answer: str,
+        image_key: str | None,
+        d_positive: float | Mapping[str, float],
+        *,
+        site: str | None = None,
+        same_fact: str = "distance",
+    ) -> Relation:
+        """Say how a new fact relates to the active entries: "new", "overlap" or "conflict".
+
+        Args:
+            key: (H,) of the fact, or a mapping from scope name or `Query` to such, as for `Router.decide`.
+            question, answer, image_key: the fact. Answers are compared without regard to case and spacing.
+            d_positive: the fact's own distance to its positive, or a mapping from scope name to it.
+            site: consider only entries of this site.
+            same_fact: an entry with another answer whose radius holds the key is in conflict if it is about the same
+                question and picture: "distance": its key is no further away than the larger of the two facts' own
+                positives; "record": its question and picture are the very same. The first includes the second.
+        Source: BalancEdit, Sec. 3.2 and 4.5.
+        """
+        with self._lock:
+            return relate(
+                self.router,
+                self.active(),
+                key,
+                question,
+                answer,
+                image_key,
+                d_positive,
+                site=site,
+                same_fact=same_fact,
+            )
+
+    def add(self, entry: Entry, retires: Collection[str] = ()) -> Entry:
+        """Add an edit and retire those that it replaces, in one step; returns the entry as it is held.
+
+        Raises: InputError where the id is taken, or an entry to retire is not active; CodebookError where the file
+            cannot be written: then nothing has changed.
+        """
+        with self._draft("added", entry.id) as draft:
+            if entry.id in draft.entries:
+                known = draft.entries[entry.id]
+                raise InputError(
+                    f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."
+                )
+            if entry.status != "active":
+                raise InputError(f"Entry.status: a new entry must be active, not {entry.status}.")
+            draft.added = draft.entries[entry.id] = entry
+            draft.detail = entry.title()
+            for id in retires:
+                retire(draft, id, entry.id)
+        return self.get(entry.id)
+
+    def retire(self, id: str, by: str | None = None) -> Entry:
+        """Let the entry fire no more, for good or as long as the entry `by` is not removed; it stays in the history.
+
+        Raises: UnknownNameError; InputError where it is not active, or `by` is removed or itself retired by it.
+        """
+        with self._draft("retired", id, f"by '{by}'" if by else "by hand") as draft:
+            retire(draft, id, BY_HAND if by is None else by)
+        return self.get(id)
+
+    def remove(self, id: str) -> Entry:
+        """Take the edit out: what it had retired is active again, and routing is as if it had never been added.
+
+        Raises: UnknownNameError; InputError where it is removed already.
+        """
+        with self._draft("removed", id) as draft:
+            entry = find(draft.entries, id)
+            if entry.status == "removed":
+                raise InputError(f"entry '{id}' is removed already; `restore` brings it back, `purge` deletes it.")
+            draft.entries[id] = entry.with_status("removed", entry.retired_by)
+        return self.get(id)
+
+    def restore(self, id: str) -> Entry:
+        """Bring the entry back bit for bit.
+
+        A removed one returns as it was, retiring again what it had retired (and retired itself, where its successor is
+        still there); a retired one becomes active beside its successor, which stays nearest where the keys are equal.
+
+        Raises: UnknownNameError; InputError where it is active.
+        """
+        with self._draft("restored", id) as draft:
+            entry = find(draft.entries, id)
+            if entry.status == "active":
+                raise InputError(f"entry '{id}' is active: there is nothing to restore.")
+            kept = entry.retired_by if entry.status == "removed" else None
+            draft.entries[id] = entry.with_status("active", kept)
+        return self.get(id)
+
+    def purge(self, id: str) -> None:
+        """Delete the entry for good, with its picture and texts; the history keeps that there was one of this id.
+
+        Raises: UnknownNameError.
+        """
+        with self._draft("purged", id) as draft:
+            gone = find(draft.entries, id)
+            successor = gone.retired_by
+            for other in draft.entries.values():
+                if other.retired_by == id:
+                    draft.entries[other.id] = other.with_status(other.status, successor)
+            del draft.entries[id]
+            draft.purged = True
+
+    def refresh(self) -> bool:
+        """Take in what other processes wrote to the file; returns whether there was anything."""
+        with self._lock:
+            if self._store is None or not self._store.changed():
+                return False
+            self._load()
+            return True
+
+    def verify(self) -> int:
+        """Check every byte of the file; returns the number of entries.  Raises: CodebookError."""
+        return len(self._entries) if self._store is None else self._store.verify()
+
+    def save(self, path: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> Path:
+        """Write a complete copy to `path`, whole or not at all; this codebook stays where it was.
+
+        Args:
+            dtype: what transformations are stored as, e.g. "bfloat16"; None keeps their bits.
+            overwrite: replace what is there. Processes that have it open keep seeing the old file.
+        Raises: CodebookError where `path` exists, or cannot be written.
+        """
+        target = Path(path)
+        check_dtype(dtype)
+        if self.path is not None and target.exists() and target.samefile(self.path):
+            if dtype is not None:
+                raise InputError(
+                    "path: a codebook cannot be rewritten in another dtype in place; save to another path."
+                )
+            return target
+        with self._lock:
+            write_whole(target, self.fingerprint, self.model_name, self.entries(), self._events, dtype, overwrite)
+        return target
+
+    def export(self, path: str | Path, *, tensors: bool = False) -> Path:
+        """Write everything as readable JSON, whole or not at all; see `export.as_json`."""
+        document = as_json(self._entries.values(), self._events, self.model_name, self.fingerprint, tensors)
+        write_atomic(Path(path), (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())
+        return Path(path)
+
+    @contextlib.contextmanager
+    def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:
+        """Write what the block makes of the draft, then take it over; on any error nothing has changed."""
+        with self._lock:
+            with contextlib.nullcontext() if self._store is None else self._store.transaction():
+                if self._store is not None and self._store.changed():
+                    self._load()
+                draft = Draft(dict(self._entries), action, id, detail)
+                yield draft
+                changed = settle(draft, self._entries)
+                for entry in changed if draft.added is None else [*changed, draft.added]:
+                    if entry.status == "active" and entry.id not in self.router:
+                        self.router.check(entry)
+                order = self._write(draft, changed)
+            self._adopt(draft, changed, order)
+
+    def _write(self, draft: Draft, changed: Iterable[Entry]) -> int:
+        """Write the draft to the file, if there is one; returns the order of the entry that was added."""
+        order = max(self._orders.values(), default=0) + 1
+        if self._store is None:
+            return order
+        if draft.added is not None:
+            order, draft.entries[draft.id] = self._store.insert(draft.added)
+        for entry in changed:
+            self._store.set_status(entry)
+        if draft.purged:
+            self._store.delete(draft.id)
+        self._store.log(draft.events)
+        return order
+
+    def _adopt(self, draft: Draft, changed: Iterable[Entry], order: int) -> None:
+        if draft.added is not None:
+            self._orders[draft.id] = order
+        if draft.purged:
+            del self._orders[draft.id]
+            if draft.id in self.router:
+                self.router.remove(draft.id)
+        self._entries = draft.entries
+        self._events.extend(draft.events)
+        for entry in changed:
+            if entry.id in self.router:
+                self.router.remove(entry.id)
+        fresh = [] if draft.added is None else [draft.entries[draft.id]]
+        for entry in [*changed, *fresh]:
+            if entry.status == "active":
+                self.router.add(entry, self._orders[entry.id])
+
+    def _load(self) -> None:
+        assert self._store is not None
+        ordered, self._events = self._store.read()
+        self._entries = {entry.id: entry for _, entry in ordered}
+        self._orders = {entry.id: order for order, entry in ordered}
+        router = Router(compete=self.router.compete)
+        for order, entry in ordered:
+            if entry.status == "active":
+                router.add(entry, order)
+        self.router = router

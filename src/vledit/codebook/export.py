@@ -1,0 +1,44 @@
+"""A codebook as a readable JSON document."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from .entry import Entry
+from .record import pack
+from .store import SCHEMA, Event
+
+
+def as_json(
+    entries: Iterable[Entry], events: Iterable[Event], model_name: str, fingerprint: str, tensors: bool = False
+) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        tensors: include keys, transformations and thumbnails as base64 of little-endian bytes; without it their dtypes,
+            shapes and SHA-256 are listed alone.
+    """
+    return {
+        "format": "vledit-codebook",
+        "schema": SCHEMA,
+        "model": {"name": model_name, "fingerprint": fingerprint},
+        "entries": [_entry_as_json(entry, tensors) for entry in entries],
+        "history": [event._asdict() for event in events],
+    }
+
+
+def _entry_as_json(entry: Entry, tensors: bool) -> dict[str, Any]:
+    row, parts = pack(entry)
+    shown: dict[str, Any] = {**row._asdict(), **json.loads(row.record)}
+    del shown["record"]
+    shown["thumbnail"] = _base64(row.thumbnail) if tensors and row.thumbnail else None
+    if tensors:
+        shown["bytes"] = {part: _base64(data) for part, data in parts.items()}
+    return shown
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,308 @@
+"""A codebook as one SQLite file that is always in its old or its new state.
+
+Rollback journal with `synchronous=EXTRA` (FULL, and the directory too): a transaction that was reported committed
+stays, one that was cut off by a kill or a power loss is rolled back when the file is next opened, and no second file
+remains after closing.  The file itself is never opened other than through SQLite: closing any descriptor of it would
+drop the locks that this process holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import CodebookError, InputError, ModelMismatchError
+from .entry import Entry, Transformation
+from .record import Row, check_dtype, pack, transformation_of, unpack
+
+APPLICATION_ID = 0x564C4564
+"""'VLEd' in the header of the file."""
+SCHEMA = 1
+_CHECKED_WHOLE = 64 << 20
+"""Files up to this many bytes are checked page by page when they are opened; larger ones by `verify`."""
+_KEPT = 512 << 20
+"""Bytes of transformations that stay in memory once they were read."""
+_COLUMNS = "id, question, answer, site, status, retired_by, record, thumbnail"
+
+
+class Event(NamedTuple):
+    """One line of a codebook's history: "added", "retired", "removed", "restored" or "purged"."""
+
+    time: str
+    action: str
+    entry: str
+    detail: str = ""
+
+
+class Store:
+    """The open file.
+
+    Args:
+        path: of an existing codebook.
+        readonly: open without the right to write; also chosen where the file cannot be written.
+        dtype: what transformations are stored as; None keeps their bits.
+        busy_seconds: how long to wait for another process.
+    Raises: CodebookError where the file is missing, no codebook, damaged, of a newer schema or locked.
+    """
+
+    def __init__(self, path: Path, readonly: bool = False, dtype: str | None = None, busy_seconds: float = 5.0):
+        check_dtype(dtype)
+        if sys.byteorder != "little":
+            raise CodebookError("codebooks hold little-endian numbers; this machine is big-endian.")
+        self.path, self.dtype = path, dtype
+        if not path.is_file():
+            raise CodebookError(f"there is no codebook at '{path}'.")
+        self.readonly = readonly or not os.access(path, os.W_OK)
+        self._lock = threading.RLock()
+        self._kept: OrderedDict[int, Transformation] = OrderedDict()
+        self._size = 0
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if self.readonly else 'rw'}"
+        with self._guard("opened"):
+            self._db = sqlite3.connect(
+                uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._guard("opened"):
+                self._check_header()
+                self.meta = dict(self._db.execute("SELECT name, value FROM meta"))
+                for setting in ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON", "trusted_schema=OFF"):
+                    self._db.execute(f"PRAGMA {setting}")
+                self._version = self._data_version()
+            if not self.readonly and os.path.exists(f"{path}-journal"):
+                self._sweep()
+        except BaseException:
+            self._db.close()
+            raise
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model that the codebook was made for."""
+        return self.meta.get("fingerprint", "")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that the codebook was made for."""
+        return self.meta.get("model_name", "")
+
+    def require_model(self, fingerprint: str, model_name: str) -> None:
+        """Raise ModelMismatchError unless the codebook was made for the model of this fingerprint."""
+        if fingerprint != self.fingerprint:
+            raise ModelMismatchError(
+                f"'{self.path}' was made for the model '{self.model_name or 'unnamed'}' ({self.fingerprint}), not for "
+                f"'{model_name or 'the loaded one'}' ({fingerprint}): load that model, or edit anew."
+            )
+
+    def read(self) -> tuple[list[tuple[int, Entry]], list[Event]]:
+        """Return (order, entry) of all entries, oldest first, and all events; keys are checked, the rest stays lazy."""
+        with self._guard("read"), self._snapshot():
+            keys: dict[int, dict[str, bytes]] = {}
+            for seq, part, data in self._db.execute("SELECT entry, part, data FROM tensors WHERE part GLOB 'key/*'"):
+                keys.setdefault(seq, {})[part] = data
+            entries = []
+            for seq, digest, *columns in self._db.execute(f"SELECT seq, digest, {_COLUMNS} FROM entries ORDER BY seq"):
+                row = Row(*columns)
+                entries.append((seq, unpack(row, digest, keys.get(seq, {}), self._loader(seq, row.id))))
+            events = [
+                Event(*row) for row in self._db.execute("SELECT time, action, entry, detail FROM events ORDER BY seq")
+            ]
+            self._version = self._data_version()
+        return entries, events
+
+    def changed(self) -> bool:
+        """Whether another connection has written since `read`."""
+        with self._lock, self._guard("read"):
+            return self._data_version() != self._version
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is there after the block, or nothing is.
+
+        Raises: CodebookError where another process writes, the disk is full, or the file was opened read-only.
+        """
+        if self.readonly:
+            raise CodebookError(f"'{self.path}' is open read-only: nothing was changed.")
+        with self._lock, self._guard("written"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite may have rolled back by itself, e.g. on a full disk
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def insert(self, entry: Entry) -> tuple[int, Entry]:
+        """Write `entry`; returns its order and the entry as the file holds it.  Call within `transaction`."""
+        row, parts = pack(entry, self.dtype)
+        largest = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        if any(len(data) + 1024 > largest for data in parts.values()):
+            raise InputError(
+                f"entry '{entry.id}': a tensor exceeds {largest} bytes; pass dtype='bfloat16' or use 'span'."
+            )
+        marks = ", ".join("?" * (len(row) + 1))
+        cursor = self._db.execute(f"INSERT INTO entries({_COLUMNS}, digest) VALUES ({marks})", (*row, row.digest()))
+        seq = cursor.lastrowid
+        assert seq is not None
+        self._db.executemany(
+            "INSERT INTO tensors VALUES (?, ?, ?)", [(seq, part, data) for part, data in parts.items()]
+        )
+        keys = {part: data for part, data in parts.items() if part.startswith("key/")}
+        return seq, unpack(row, row.digest(), keys, self._loader(seq, row.id))
+
+    def set_status(self, entry: Entry) -> None:
+        """Write the status and `retired_by` of `entry`.  Call within `transaction`."""
+        found = self._db.execute(f"SELECT digest, {_COLUMNS} FROM entries WHERE id = ?", (entry.id,)).fetchone()
+        row = Row(*found[1:])
+        if row.digest() != found[0]:  # a new digest would bless the damage
+            raise CodebookError(f"entry '{entry.id}' is damaged: its digest does not fit. {ADVICE}")
+        row = row._replace(status=entry.status, retired_by=entry.retired_by)
+        self._db.execute(
+            "UPDATE entries SET status = ?, retired_by = ?, digest = ? WHERE id = ?",
+            (row.status, row.retired_by, row.digest(), row.id),
+        )
+
+    def delete(self, id: str) -> None:
+        """Delete the entry and overwrite its bytes with zeros.  Call within `transaction`."""
+        self._db.execute("DELETE FROM entries WHERE id = ?", (id,))
+
+    def log(self, events: list[Event]) -> None:
+        """Write `events`.  Call within `transaction`."""
+        self._db.executemany("INSERT INTO events(time, action, entry, detail) VALUES (?, ?, ?, ?)", events)
+
+    def verify(self) -> int:
+        """Check every page, row and tensor; returns the number of entries.  Raises: CodebookError."""
+        with self._guard("checked"):
+            _integrity(self._db, "integrity_check")
+            entries, _ = self.read()
+            for _, entry in entries:
+                self._forget()
+                entry.transformation.tensors()
+        self._forget()
+        return len(entries)
+
+    def close(self) -> None:
+        """Close the file; transformations that were not loaded cannot be loaded any more."""
+        with self._lock:
+            self._forget()
+            self._db.close()
+
+    def _loader(self, seq: int, id: str):
+        def load(manifest: Mapping[str, Any]) -> Transformation:
+            with self._lock, self._guard("read"):
+                if seq in self._kept:
+                    self._kept.move_to_end(seq)
+                    return self._kept[seq]
+                rows = self._db.execute(
+                    "SELECT part, data FROM tensors WHERE entry = ? AND part GLOB 'transformation/*'", (seq,)
+                )
+                loaded = transformation_of(manifest, dict(rows.fetchall()), id)
+                self._kept[seq] = loaded
+                self._size += loaded.nbytes
+                while self._size > _KEPT and len(self._kept) > 1:
+                    self._size -= self._kept.popitem(last=False)[1].nbytes
+                return loaded
+
+        return load
+
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._size = 0
+
+    def _sweep(self) -> None:
+        """Delete the empty journal of a writer that was killed before it had written anything.
+
+        SQLite rolls a journal with content back by itself, but leaves this one lying.  Only who holds the lock may
+        delete it, so let SQLite do so at the end of a transaction; if another process is writing, it is not left over.
+        """
+        waits = self._db.execute("PRAGMA busy_timeout").fetchone()[0]
+        self._db.execute("PRAGMA busy_timeout = 0")
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("UPDATE meta SET value = value || '.'")  # SQLite skips a write that changes nothing
+            finally:
+                self._db.execute("ROLLBACK")
+        self._db.execute(f"PRAGMA busy_timeout = {waits}")
+
+    def _data_version(self) -> int:
+        return self._db.execute("PRAGMA data_version").fetchone()[0]
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """One state of the file for all reads inside; nothing to do within a transaction."""
+        with self._lock:
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def _check_header(self) -> None:
+        with self._snapshot():
+            application = self._db.execute("PRAGMA application_id").fetchone()[0]
+            schema = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if application != APPLICATION_ID:
+                raise CodebookError(f"'{self.path}' is not a codebook of VLEdit.")
+            if schema > SCHEMA:
+                raise CodebookError(
+                    f"'{self.path}' has schema {schema}, this VLEdit reads up to {SCHEMA}: upgrade to the newer VLEdit."
+                )
+            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the lock; finds a cut-off file
+            pages, page = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            if self.path.stat().st_size < pages * page:
+                raise CodebookError(
+                    f"'{self.path}' is cut off at {self.path.stat().st_size} of {pages * page} bytes. {ADVICE}"
+                )
+            if pages * page <= _CHECKED_WHOLE:
+                _integrity(self._db, "quick_check")
+
+    @contextlib.contextmanager
+    def _guard(self, doing: str) -> Iterator[None]:
+        """Turn SQLite's errors into ours, which say what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise CodebookError(advice(error, self.path, doing)) from error
+
+
+ADVICE = "Restore it from a copy; what is still readable, `sqlite3 FILE .recover` may save."
+
+
+def advice(error: sqlite3.Error, path: Path, doing: str) -> str:
+    """Return what happened and what to do about it, for a person."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    primary = code & 0xFF
+    start = f"'{path}' could not be {doing}: "
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK or (doing == "opened" and primary == sqlite3.SQLITE_CANTOPEN):
+        return start + "if a write to it was cut off, open it once with the right to write; else check its permissions."
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return start + "another process is writing to it. Nothing was changed; try again when that one is done."
+    if primary == sqlite3.SQLITE_FULL:
+        return start + "the disk is full. The codebook is as it was before; free some space and try again."
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return (
+            start + f"the disk refuses ({error}). The codebook is as it was before; check disk, quota and permissions."
+        )
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return start + "it or its directory is read-only. Nothing was changed."
+    if primary == sqlite3.SQLITE_NOTADB:
+        return start + "it is not a codebook of VLEdit, or its beginning is damaged."
+    if isinstance(error, sqlite3.ProgrammingError):
+        return start + f"it is closed ({error})."
+    return start + f"it is damaged ({error}). {ADVICE}"
+
+
+def _integrity(db: sqlite3.Connection, check: str) -> None:
+    found = [row[0] for row in db.execute(f"PRAGMA {check}(3)")]
+    if found != ["ok"]:
+        raise CodebookError(f"the codebook is damaged ({'; '.join(map(str, found))}). {ADVICE}")

@@ -1,0 +1,95 @@
+"""What every editing method is: a frozen configuration, `edit`, and the `Edit` it returns.  The base model is untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from ..errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from ..codebook import Codebook, Entry, Relation, Transformation
+    from ..data.case import EditRequest
+    from ..vlm.base import VLM
+
+
+@dataclass(frozen=True)
+class EditorConfig:
+    """Settings of a method; each field's metadata["help"] is what the command line shows."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> EditorConfig:
+        """Builds a configuration from names and values.  Raises: UnknownNameError for a setting that does not exist."""
+        known = {f.name for f in fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise UnknownNameError("setting", name, known)
+        return cls(**settings)
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of an `EditorConfig` with its documentation."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What making an edit took and gave.
+
+    Args:
+        seconds: wall time of the whole edit.
+        steps: optimiser steps.
+        loss: final loss per answer token, in nats.
+        margin: smallest lead of an answer's token over its strongest rival, in logits; positive means that the greedy
+            answer is the new one.
+        nbytes: bytes the edit keeps.
+        trained: whether every answer token (end included) became the argmax.
+    """
+
+    seconds: float
+    steps: int
+    loss: float
+    margin: float
+    nbytes: int
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit, as an object: nothing happens to any model until it is added to an `EditedModel`.
+
+    Exactly one of `entry` (a gated edit, for the codebook) and `weights` (site → change that is always on) is set.
+    """
+
+    id: str
+    editor: str
+    request: EditRequest
+    report: EditReport
+    entry: Entry | None = None
+    weights: Mapping[str, Transformation] | None = None
+    relation: Relation | None = None
+
+    def __post_init__(self) -> None:
+        if (self.entry is None) == (self.weights is None):
+            raise InputError("Edit: exactly one of 'entry' and 'weights' must be set.")
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """One editing method."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[EditorConfig]]
+    config: EditorConfig
+
+    def edit(self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None) -> Edit:
+        """Makes the edit.
+
+        Args:
+            codebook: the edits that are there already, for methods whose new edits start from or replace old ones.
+
+        Raises:
+            InputError: an unfit question, answer, picture or site.  EditFailedError: the model did not learn the answer.
+        """
+        ...

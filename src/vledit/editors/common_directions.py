@@ -1,0 +1,79 @@
+"""What a site's inputs have in common, whatever is asked: the directions that a span transformation must not read.
+
+Activations share a few large directions.  A change ΔW = D X whose rows of X lie along them fires on everything; so X is made
+of what is left of each input once they are taken out (`methods.md`, section 6, and the table in `docs/experiments.md`).
+They are measured on a fixed list of everyday questions without pictures and with plain-coloured ones: no data set is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..vlm.base import VLM, Site
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+QUESTIONS = (
+    "What is this?",
+    "What is shown in the picture?",
+    "What colour is it?",
+    "Where could this be found?",
+    "Who made this?",
+    "How many are there?",
+    "What is it called?",
+    "What is it used for?",
+    "Which brand is it?",
+    "Which country does it come from?",
+    "What kind of thing is it?",
+    "Is it alive?",
+    "What is the capital of this country?",
+    "What material is it made of?",
+    "What does it taste like?",
+    "Name the thing in the image.",
+)
+COLOURS = ((0, 0, 0), (255, 255, 255), (200, 60, 50), (60, 120, 200), (90, 160, 80))
+
+
+def measure(vlm: VLM, site: Site, count: int) -> Tensor:
+    """(count, in) float32, orthonormal rows: the mean input and the largest principal directions of the site's inputs.
+
+    Kept on the model object, because every edit needs the same ones.
+    """
+    site = vlm.resolve_site(site)
+    kept = vlm.__dict__.setdefault("_common_directions", {})
+    if (site, count) not in kept:
+        kept[site, count] = _measure(vlm, site, count)
+    return kept[site, count]
+
+
+def _measure(vlm: VLM, site: Site, count: int) -> Tensor:
+    from PIL import Image as Pictures
+
+    pictures: list[Image | None] = [Pictures.new("RGB", vlm.image_size, colour) for colour in COLOURS]
+    pictures.append(None)
+    inputs = []
+    for picture in pictures:
+        encoded = vlm.encode([picture] * len(QUESTIONS), list(QUESTIONS))
+        x = vlm.site_input(vlm.trunk(encoded, site.layer), site)
+        inputs.append(x[encoded.prompt_mask & ~encoded.visual_mask].float())
+        inputs.append(x[encoded.last_prompt_mask].float())
+    rows = torch.cat(inputs)
+    mean = rows.mean(0)
+    _, _, directions = torch.linalg.svd(rows - mean, full_matrices=False)
+    basis = torch.cat([mean[None], directions[: max(count - 1, 0)]])
+    return torch.linalg.qr(basis.T).Q.T.contiguous()
+
+
+def reader(directions: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function from inputs x (n, in) to rows X (n, in): `directions` taken out, scaled so that each reads 1 on its own x."""
+
+    def rows(x: Tensor) -> Tensor:
+        left = x - (x @ directions.T) @ directions
+        return left / (left * x).sum(1, keepdim=True).clamp(min=1e-6)
+
+    return rows

@@ -1,0 +1,148 @@
+"""Training a transformation of one site on the answer's tokens, on what the frozen trunk gave once.
+
+Source: BalancEdit, Eq. 2 (next-token loss of the new answer).  Every step costs the part of the model above the site and a
+few hundred rows of the vocabulary projection: those of the answer and of its strongest rivals.  Whether the edit holds is
+checked against the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..codebook import FullTransformation, SpanTransformation, Transformation
+from ..errors import InputError
+from ..vlm.tail import SiteTail
+
+TRANSFORMATIONS = ("full", "span")
+RIVALS = 512
+"""Strongest rivals per answer position whose logits are followed during training."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained transformation. `margin`: smallest lead of a target over all other tokens, in logits, whole vocabulary."""
+
+    transformation: Transformation
+    steps: int
+    loss: float
+    margin: float
+
+    @property
+    def trained(self) -> bool:
+        return self.margin > 0
+
+
+class Sum:
+    """The sum of two transformations, while the second is being trained on top of the first."""
+
+    def __init__(self, first: Transformation, second: Transformation):
+        self.first, self.second = first, second
+
+    def delta(self, x: Tensor) -> Tensor:
+        return self.first.delta(x) + self.second.delta(x)
+
+
+def combined(first: Transformation, second: Transformation) -> Transformation:
+    """One transformation that does what both do together; of rank r1 + r2 where both are spans."""
+    if isinstance(first, SpanTransformation) and isinstance(second, SpanTransformation):
+        return SpanTransformation(
+            torch.cat([first.directions, second.directions], 1), torch.cat([first.inputs, second.inputs])
+        )
+    full = [as_full(first), as_full(second)]
+    return FullTransformation(full[0].weight_delta + full[1].weight_delta)
+
+
+def as_full(transformation: Transformation) -> FullTransformation:
+    """The same change as one (out, in) matrix."""
+    loaded = transformation.load() if hasattr(transformation, "load") else transformation  # type: ignore[attr-defined]
+    if isinstance(loaded, FullTransformation):
+        return loaded
+    if isinstance(loaded, SpanTransformation):
+        return FullTransformation(loaded.directions @ loaded.inputs)
+    raise InputError(f"transformation: '{loaded.kind}' cannot be written as one matrix.")
+
+
+def margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """(n, V) logits and (n,) targets → (n,) lead of each target over its strongest rival, in logits."""
+    target = logits.gather(1, targets[:, None])[:, 0]
+    rivals = logits.scatter(1, targets[:, None], float("-inf")).amax(1)
+    return target - rivals
+
+
+def fit(
+    tail: SiteTail,
+    kind: str,
+    *,
+    steps: int,
+    learning_rate: float,
+    margin: float,
+    basis: Callable[[Tensor], Tensor] | None = None,
+    start: Transformation | None = None,
+) -> Fitted:
+    """Trains until every answer token leads by `margin` logits, at most `steps` steps of Adam.
+
+    Args:
+        kind: "full", ΔW of the site's shape (the paper's); "span", ΔW = D X with one row of X per answer token.
+        basis: for "span", from the site's inputs at the answer positions (n, in) to X (n, in).
+        start: a transformation to start from (sequential edits, Sec. 3.2); it is not changed.
+    """
+    site_inputs = tail.inputs[tail.predicts].float()
+    module = tail.vlm.site_module(tail.site)
+    shape = (module.out_features, module.in_features)
+    change: Transformation
+    if kind == "full":
+        learned = torch.zeros(shape, device=site_inputs.device, requires_grad=True)
+        change = FullTransformation(learned)
+    elif kind == "span":
+        rows = basis(site_inputs) if basis is not None else site_inputs / site_inputs.pow(2).sum(1, keepdim=True)
+        learned = torch.zeros(shape[0], len(rows), device=site_inputs.device, requires_grad=True)
+        change = SpanTransformation(learned, rows)
+    else:
+        from ..errors import UnknownNameError
+
+        raise UnknownNameError("transformation", kind, TRANSFORMATIONS)
+    with torch.inference_mode(False), torch.enable_grad():
+        whole = Sum(start, change) if start is not None else change
+        taken, loss, lead = _descend(tail, whole, learned, steps, learning_rate, margin)
+    tensors = {name: tensor.detach().clone() for name, tensor in change.tensors().items()}
+    found = type(change).from_tensors(tensors)  # type: ignore[attr-defined]
+    return Fitted(combined(start, found) if start is not None else found, taken, loss, lead)
+
+
+def _descend(
+    tail: SiteTail, change: Transformation, learned: Tensor, steps: int, rate: float, margin: float
+) -> tuple[int, float, float]:
+    optimizer = torch.optim.Adam([learned], lr=rate)
+    vocabulary, local = _followed(tail, change)
+    taken = 0
+    for step in range(steps + 1):
+        logits = tail.logits(change, vocabulary).float()
+        if float(margins(logits.detach(), local).min()) >= margin or step == steps:
+            # the few tokens that are followed say it holds; the whole vocabulary has the last word
+            with torch.no_grad():
+                full = tail.logits(change).float()
+                lead = float(margins(full, tail.targets).min())
+                loss = float(F.cross_entropy(full, tail.targets))
+            if lead >= margin or step == steps:
+                return taken, loss, lead
+            vocabulary, local = _followed(tail, change)
+            logits = tail.logits(change, vocabulary).float()
+        optimizer.zero_grad()
+        F.cross_entropy(logits, local).backward()
+        optimizer.step()
+        taken += 1
+    raise AssertionError("unreachable: the last step returns")
+
+
+@torch.no_grad()
+def _followed(tail: SiteTail, change: Transformation) -> tuple[Tensor, Tensor]:
+    """The tokens to follow, (K,) sorted ids with every target among them, and where the targets stand in it, (n,)."""
+    full = tail.logits(change).float()
+    rivals = full.topk(min(RIVALS, full.shape[1]), dim=1).indices.flatten()
+    vocabulary = torch.cat([rivals, tail.targets]).unique()
+    return vocabulary, torch.searchsorted(vocabulary, tail.targets)

@@ -1,0 +1,39 @@
+"""The editing methods by name; each is imported when it is asked for.  Other packages add theirs by entry point."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..errors import UnknownNameError
+
+_OWN = {
+    "balancedit": ("vledit.editors.balancedit:BalancEdit", "codebook entry with an influence radius (BalancEdit, ICML 2025)"),
+    "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
+}
+
+
+def known() -> dict[str, str]:
+    """Name → one line about it, own methods first."""
+    found = {name: about for name, (_, about) in _OWN.items()}
+    for point in entry_points(group="vledit.editors"):
+        found.setdefault(point.name, f"from {point.dist.name if point.dist else 'another package'}")
+    return found
+
+
+def editor_class(name: str) -> Any:
+    """The class of the editor `name`.  Raises: UnknownNameError, suggesting the near miss."""
+    if name in _OWN:
+        module, _, attribute = _OWN[name][0].partition(":")
+        return getattr(import_module(module), attribute)
+    for point in entry_points(group="vledit.editors"):
+        if point.name == name:
+            return point.load()
+    raise UnknownNameError("editor", name, known())
+
+
+def editor(name: str, **settings: Any) -> Any:
+    """An editor ready for use.  Raises: UnknownNameError for an unknown editor or setting, InputError for an unfit value."""
+    cls = editor_class(name)
+    return cls(cls.Config.from_settings(settings))

@@ -1,0 +1,111 @@
+"""The positive sample: another wording of the edited question.
+
+BalancEdit, Sec. 3.2, lets the backbone rephrase.  What it says is used only if it is fit: it is a question, differs from the
+original, means about the same (cosine of mean token embeddings) and the backbone itself answers it, about the picture, as it
+answers the original.  Where it is unfit the rephrasings supplied with the request are tried, then a rephraser plug-in
+(entry point group `vledit.rephrasers`: a function from a question to a list of wordings), then fixed templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+import torch
+
+from ..data.case import EditRequest
+from ..errors import InputError, UnknownNameError
+from ..vlm.base import VLM
+
+SOURCES = ("auto", "backbone", "supplied", "plugin")
+PROMPT = "Rephrase this question in other words, keep its meaning, reply with the question only: {question}"
+TEMPLATES = ("Please tell me: {question}", "{question} Give a short answer.", "Answer this question: {question}")
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A wording, where it came from ("backbone", "supplied", "plugin:<name>"), and why earlier ones were refused."""
+
+    question: str
+    source: str
+    refused: tuple[str, ...] = ()
+
+
+def choose(vlm: VLM, request: EditRequest, source: str = "auto", similarity: float = 0.6) -> Positive:
+    """The first fit wording in the order backbone, supplied, plug-in, templates.
+
+    Args:
+        source: "auto" tries all; another name only that one.
+        similarity: smallest cosine of mean token embeddings between the backbone's wording and the original.
+
+    Raises:
+        InputError: the one source that was asked for has no fit wording.
+    """
+    if source not in SOURCES:
+        raise UnknownNameError("rephrase source", source, SOURCES)
+    refused: list[str] = []
+    expected = None
+    for name, wording in _candidates(vlm, request, source):
+        if name == "backbone":
+            expected = expected or vlm.answer([request.image], [request.question])[0]
+            if reason := unfit(vlm, request, wording, expected, similarity):
+                refused.append(f"backbone: {reason}")
+                continue
+        elif _plain(wording) == _plain(request.question) or not wording.strip():
+            refused.append(f"{name}: {wording!r} is the question itself")
+            continue
+        return Positive(wording, name, tuple(refused))
+    raise InputError(
+        f"rephrases: no fit wording from source '{source}' ({'; '.join(refused) or 'none given'}); supply one in the request."
+    )
+
+
+def _candidates(vlm: VLM, request: EditRequest, source: str) -> Iterator[tuple[str, str]]:
+    if source in ("auto", "backbone"):
+        yield "backbone", vlm.answer([None], [PROMPT.format(question=request.question)], max_new_tokens=40)[0]
+    if source in ("auto", "supplied"):
+        yield from (("supplied", wording) for wording in request.rephrases)
+    if source in ("auto", "plugin"):
+        for point in entry_points(group="vledit.rephrasers"):
+            yield from ((f"plugin:{point.name}", wording) for wording in _called(point.load(), request.question))
+        yield from (("plugin:template", template.format(question=request.question)) for template in TEMPLATES)
+
+
+def _called(rephraser: object, question: str) -> Iterable[str]:
+    return rephraser(question) if callable(rephraser) else ()
+
+
+def unfit(vlm: VLM, request: EditRequest, wording: str, expected: str, similarity: float) -> str:
+    """Why a wording by the backbone cannot be the positive sample; empty where it can."""
+    if not wording or _plain(wording) == _plain(request.question):
+        return f"{wording!r} is no other wording"
+    if request.question.rstrip().endswith("?") and not wording.rstrip().endswith("?"):
+        return f"{_short(wording)!r} is no question"
+    found = cosine(vlm, request.question, wording)
+    if found < similarity:
+        return f"{_short(wording)!r} is too far from the question (cosine {found:.2f} < {similarity})"
+    answer = vlm.answer([request.image], [wording])[0]
+    if answer != expected:
+        return f"{_short(wording)!r} is answered '{_short(answer)}', the question '{_short(expected)}'"
+    return ""
+
+
+@torch.no_grad()
+def cosine(vlm: VLM, first: str, second: str) -> float:
+    """Cosine of the mean input embeddings of two texts' tokens, the mean of the whole vocabulary taken out."""
+    table = vlm.model.get_input_embeddings().weight
+    centre = vlm.__dict__.setdefault("_embedding_centre", table.float().mean(0))
+    means = []
+    for text in (first, second):
+        ids = vlm.tokenizer(text.lower(), add_special_tokens=False)["input_ids"]
+        means.append(table[torch.tensor(ids, device=table.device)].float().mean(0) - centre)
+    return float(torch.nn.functional.cosine_similarity(means[0], means[1], dim=0))
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"

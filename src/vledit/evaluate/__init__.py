@@ -1,0 +1,1 @@
+"""Scoring edits: what is asked (`prepared`), how (`protocols`), and what the numbers are (`metrics`)."""
