@@ -110,6 +110,28 @@ def test_a_row_is_decided_the_same_alone_and_in_a_batch(seed, count, width, kind
     assert [(d.nearest, d.distance) for d in together] == [slow_nearest(held, row, kind) for row in rows]
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", ["two tight clusters", "a sphere around the query"])
+def test_the_nearest_is_right_where_float32_cannot_tell(shape, seed):
+    draw = np.random.default_rng(seed)
+    if shape == "two tight clusters":  # |u|² + |t|² - 2 u·t is off by 0.1, the squared distances are 1e-5
+        ends = np.where(np.arange(200)[:, None] % 2, 1.0, -1.0) * draw.standard_normal(8) * 300
+        keys = (ends + 1e-3 * draw.standard_normal((200, 8))).astype(np.float32)
+    else:  # rounding after centring moves each key by more than the distances differ
+        directions = draw.standard_normal((200, 2))
+        directions[1::2] = -directions[::2]  # so that their mean, the index's centre, is the sphere's
+        keys = (1000 * directions / np.linalg.norm(directions, axis=1, keepdims=True) + 1 / 3).astype(np.float32)
+    index = KeyIndex(keys.shape[1], "euclidean")
+    for number, key in enumerate(keys):
+        index.add(str(number), key, number)
+    queries = (
+        keys[1:9] + 1e-3 if shape == "two tight clusters" else np.float32([index._centre] * 8) + draw.normal(0, 1e-5, 2)
+    )
+    queries = queries.astype(np.float32)
+    held = {str(number): key for number, key in enumerate(keys)}
+    assert index.nearest(queries) == [slow_nearest(held, query, "euclidean") for query in queries]
+
+
 def test_ten_thousand_keys_cost_one_matrix_product():
     draw = np.random.default_rng(0)
     keys = (50 + 3 * draw.standard_normal((10_000, 192))).astype(np.float32)

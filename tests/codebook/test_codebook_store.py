@@ -278,6 +278,7 @@ def test_a_second_writer_is_told_and_the_first_goes_on(path):
             second.add(entry("e"))
         assert second.refresh() is False  # the refused change has refreshed it
         second.remove("c")
+        assert first.verify() == 5  # of the file; what the other wrote is not taken in by looking
         assert first.get("a").status == "retired"
         assert first.refresh()
         assert first.get("a").status == "active"

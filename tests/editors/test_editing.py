@@ -66,9 +66,7 @@ def test_saved_edits_come_back_with_the_same_logits(vlm, transformation, tmp_pat
     model = made(vlm, transformation=transformation)
     model.save_pretrained(tmp_path)
     again = EditedModel.from_pretrained(vlm, tmp_path)
-    assert torch.equal(
-        logits(model, REQUEST.image, REQUEST.question), logits(again, REQUEST.image, REQUEST.question)
-    )
+    assert torch.equal(logits(model, REQUEST.image, REQUEST.question), logits(again, REQUEST.image, REQUEST.question))
 
 
 def test_removed_entries_are_restored_bit_for_bit(vlm):
@@ -82,7 +80,12 @@ def test_removed_entries_are_restored_bit_for_bit(vlm):
 
 def test_rows_of_a_mixed_batch_are_answered_as_one_by_one(vlm):
     model = made(vlm, alpha=1.0)
-    rows = [(REQUEST.image, REQUEST.question), (picture(9), QUESTIONS[2]), (None, QUESTIONS[1]), (picture(4), QUESTIONS[1])]
+    rows = [
+        (REQUEST.image, REQUEST.question),
+        (picture(9), QUESTIONS[2]),
+        (None, QUESTIONS[1]),
+        (picture(4), QUESTIONS[1]),
+    ]
     together = model.answers([image for image, _ in rows], [question for _, question in rows], max_new_tokens=6)
     alone = [model.answer(image, question, max_new_tokens=6) for image, question in rows]
     assert [a.text for a in together] == [a.text for a in alone]

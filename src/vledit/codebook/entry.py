@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,7 +49,10 @@ class Transformation(Protocol):
 class _Tensors:
     """What both kinds share: they are their tensors."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """Its name in a codebook file, see `KINDS`."""
+        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name; `from_tensors` takes them back."""
@@ -84,7 +87,6 @@ class FullTransformation(_Tensors):
     Source: BalancEdit, Eq. 2.
     """
 
-    kind: ClassVar[str] = "full"
     weight_delta: Tensor
     bias_delta: Tensor | None = None
 
@@ -95,6 +97,10 @@ class FullTransformation(_Tensors):
         if self.bias_delta is not None and tuple(self.bias_delta.shape) != shape[:1]:
             wrong = tuple(self.bias_delta.shape)
             raise InputError(f"FullTransformation.bias_delta: shape {shape[:1]} is wanted, not {wrong}.")
+
+    @property
+    def kind(self) -> str:
+        return "full"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return {"weight_delta": (out, in)[, "bias_delta": (out,)]}."""
@@ -117,7 +123,6 @@ class SpanTransformation(_Tensors):
     Source: methods.md, section 6: while a site trains its inputs are fixed, so every gradient lies in their span.
     """
 
-    kind: ClassVar[str] = "span"
     directions: Tensor
     inputs: Tensor
 
@@ -125,6 +130,10 @@ class SpanTransformation(_Tensors):
         left, right = tuple(self.directions.shape), tuple(self.inputs.shape)
         if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
             raise InputError(f"SpanTransformation: directions (out, r), inputs (r, in) wanted, not {left}, {right}.")
+
+    @property
+    def kind(self) -> str:
+        return "span"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return {"directions": (out, r), "inputs": (r, in)}."""
@@ -135,7 +144,7 @@ class SpanTransformation(_Tensors):
         return ((x.to(self.inputs.dtype) @ self.inputs.T) @ self.directions.T).to(x.dtype)
 
 
-KINDS: dict[str, type[_Tensors]] = {kind.kind: kind for kind in (FullTransformation, SpanTransformation)}
+KINDS: dict[str, type[_Tensors]] = {"full": FullTransformation, "span": SpanTransformation}
 """Transformations that a codebook can read back; a plug-in may add its own."""
 
 

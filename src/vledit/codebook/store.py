@@ -178,13 +178,15 @@ class Store:
 
     def verify(self) -> int:
         """Check every page, row and tensor; returns the number of entries.  Raises: CodebookError."""
-        with self._guard("checked"):
+        seen = self._version
+        with self._lock, self._guard("checked"), self._snapshot():
             _integrity(self._db, "integrity_check")
             entries, _ = self.read()
+            self._version = seen  # what others wrote is checked here, but the codebook has yet to take it in
             for _, entry in entries:
                 self._forget()
                 entry.transformation.tensors()
-        self._forget()
+            self._forget()
         return len(entries)
 
     def close(self) -> None:

@@ -52,7 +52,9 @@ class BalancEditConfig(EditorConfig):
     """Settings of BalancEdit; the defaults are the paper's where it names them."""
 
     site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
-    alpha: float | None = setting(None, "weight of the positive sample in the radius, 0 widest to 1; none: the family's own")
+    alpha: float | None = setting(
+        None, "weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
+    )
     distance: str = setting("euclidean", "euclidean or cosine (Table 6)")
     key_tokens: str = setting("mean", "tokens that the key is the mean of: mean (the paper's), visual, question, last")
     negative: str = setting("black", "negative anchor: black (the paper's), white, mean, noise, random (Tables 7, 8)")
@@ -107,9 +109,11 @@ class BalancEdit:
         site = vlm.resolve_site(config.site or vlm.default_site)
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
-        vlm.answer_tokens(request.question, request.answer, image is not None)  # an unfit answer is refused before any work
+        vlm.answer_tokens(
+            request.question, request.answer, image is not None
+        )  # an unfit answer is refused before any work
         positive = choose(vlm, request, config.rephrase, config.similarity)
-        scope, keys = self._scope(vlm, request, positive, site)
+        scope = self._scope(vlm, request, positive, site)
         relation = self._relation(codebook, scope, request, site)
         start = None
         if codebook is not None and relation is not None and relation.start_from is not None:
@@ -149,7 +153,7 @@ class BalancEdit:
         report = EditReport(seconds, fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
         return Edit(entry.id, self.name, request, report, entry=entry, relation=relation)
 
-    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, Tensor]:
+    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> Scope:
         """Key, positive and negative in one pass of the trunk (Sec. 3.2, Eq. 10)."""
         config = self.config
         image = request.image
@@ -167,11 +171,9 @@ class BalancEdit:
         alpha = vlm.default_alpha if config.alpha is None else config.alpha
         anchors = Anchors(positive.source, positive.question, negative_name, d_positive, d_negative)
         reach = radius(alpha, d_positive, d_negative)
-        return Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors), keys
+        return Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors)
 
-    def _relation(
-        self, codebook: Codebook | None, scope: Scope, request: EditRequest, site: Site
-    ) -> Relation | None:
+    def _relation(self, codebook: Codebook | None, scope: Scope, request: EditRequest, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:
             return None
         key = None if request.image is None else picture_key(request.image)

@@ -69,7 +69,9 @@ class EditedModel:
         self._enabled = True
 
     def __repr__(self) -> str:
-        return f"EditedModel({self.vlm.name!r}, {len(self.codebook.active())} entries, {len(self.weights)} weight edits)"
+        return (
+            f"EditedModel({self.vlm.name!r}, {len(self.codebook.active())} entries, {len(self.weights)} weight edits)"
+        )
 
     # --- editing ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +188,10 @@ class EditedModel:
             site = next(iter(groups))[0]
             changes = [self._change(decision, site) for decision in decisions]
             inputs = {k: v for k, v in encoded.model_inputs.items() if k != "position_ids"}
-            with transformed(self.vlm, self.vlm.resolve_site(site), as_rows(changes, len(encoded))), torch.inference_mode():
+            with (
+                transformed(self.vlm, self.vlm.resolve_site(site), as_rows(changes, len(encoded))),
+                torch.inference_mode(),
+            ):
                 return self.vlm.model.generate(**inputs, **kwargs)
 
     def _groups(self, decisions: Sequence[Decision]) -> dict[tuple[str, bool], list[int]]:
@@ -215,7 +220,9 @@ class EditedModel:
     def _always_site(self) -> str | None:
         sites = {site for edit in self.weights.values() for site in edit.weights or {}}
         if len(sites) > 1:
-            raise InputError(f"site: weight edits at several sites at once ({', '.join(sorted(sites))}) are not supported.")
+            raise InputError(
+                f"site: weight edits at several sites at once ({', '.join(sorted(sites))}) are not supported."
+            )
         return next(iter(sites), None)
 
     def _always(self, site: str) -> Transformation | None:

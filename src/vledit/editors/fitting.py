@@ -115,32 +115,30 @@ def fit(
 
 
 def _descend(
-    tail: SiteTail, change: Transformation, learned: Tensor, steps: int, rate: float, margin: float
+    tail: SiteTail, change: Transformation | Sum, learned: Tensor, steps: int, rate: float, margin: float
 ) -> tuple[int, float, float]:
     optimizer = torch.optim.Adam([learned], lr=rate)
     vocabulary, local = _followed(tail, change)
-    taken = 0
-    for step in range(steps + 1):
+    for taken in range(steps + 1):
         logits = tail.logits(change, vocabulary).float()
-        if float(margins(logits.detach(), local).min()) >= margin or step == steps:
+        if float(margins(logits.detach(), local).min()) >= margin or taken == steps:
             # the few tokens that are followed say it holds; the whole vocabulary has the last word
             with torch.no_grad():
                 full = tail.logits(change).float()
                 lead = float(margins(full, tail.targets).min())
                 loss = float(F.cross_entropy(full, tail.targets))
-            if lead >= margin or step == steps:
+            if lead >= margin or taken == steps:
                 return taken, loss, lead
             vocabulary, local = _followed(tail, change)
             logits = tail.logits(change, vocabulary).float()
         optimizer.zero_grad()
         F.cross_entropy(logits, local).backward()
         optimizer.step()
-        taken += 1
     raise AssertionError("unreachable: the last step returns")
 
 
 @torch.no_grad()
-def _followed(tail: SiteTail, change: Transformation) -> tuple[Tensor, Tensor]:
+def _followed(tail: SiteTail, change: Transformation | Sum) -> tuple[Tensor, Tensor]:
     """The tokens to follow, (K,) sorted ids with every target among them, and where the targets stand in it, (n,)."""
     full = tail.logits(change).float()
     rivals = full.topk(min(RIVALS, full.shape[1]), dim=1).indices.flatten()

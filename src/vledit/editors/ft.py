@@ -30,7 +30,9 @@ class FineTuneConfig(EditorConfig):
     site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
     transformation: str = setting("full", "full or span")
     steps: int = setting(50, "most steps of Adam")
-    learning_rate: float | None = setting(None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span (the paper's FT: 1e-2)")
+    learning_rate: float | None = setting(
+        None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span (the paper's FT: 1e-2)"
+    )
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
     common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
 
@@ -90,4 +92,6 @@ class FineTune:
             fitted.transformation.nbytes,
             fitted.trained,
         )
-        return Edit(request.id or new_id(request), self.name, request, report, weights={str(site): fitted.transformation})
+        return Edit(
+            request.id or new_id(request), self.name, request, report, weights={str(site): fitted.transformation}
+        )

@@ -9,7 +9,10 @@ from typing import Any
 from ..errors import UnknownNameError
 
 _OWN = {
-    "balancedit": ("vledit.editors.balancedit:BalancEdit", "codebook entry with an influence radius (BalancEdit, ICML 2025)"),
+    "balancedit": (
+        "vledit.editors.balancedit:BalancEdit",
+        "codebook entry with an influence radius (BalancEdit, ICML 2025)",
+    ),
     "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
 }
 

@@ -8,7 +8,7 @@ answers the original.  Where it is unfit the rephrasings supplied with the reque
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
@@ -72,8 +72,8 @@ def _candidates(vlm: VLM, request: EditRequest, source: str) -> Iterator[tuple[s
         yield from (("plugin:template", template.format(question=request.question)) for template in TEMPLATES)
 
 
-def _called(rephraser: object, question: str) -> Iterable[str]:
-    return rephraser(question) if callable(rephraser) else ()
+def _called(rephraser: Callable[[str], Iterable[str]], question: str) -> Iterable[str]:
+    return rephraser(question)
 
 
 def unfit(vlm: VLM, request: EditRequest, wording: str, expected: str, similarity: float) -> str:

@@ -59,7 +59,9 @@ class PreparedCase:
         return EditRequest(image, request.question, request.answer, request.rephrases, request.id)
 
 
-def prepare(vlm: VLM, case: EditCase, site: Site, key_tokens: tuple[str, ...] = ("mean",), batch_size: int = 64) -> PreparedCase:
+def prepare(
+    vlm: VLM, case: EditCase, site: Site, key_tokens: tuple[str, ...] = ("mean",), batch_size: int = 64
+) -> PreparedCase:
     """Base answers (greedy) of all probes, then both trunks.  The model must be the base: nothing may act on it."""
     answer = case.request.answer
     asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question), answer)]

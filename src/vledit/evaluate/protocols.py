@@ -30,7 +30,9 @@ class Scored:
     error: str = ""
 
 
-def outcomes_of(vlm: VLM, prepared: PreparedCase, editor: str, changes: Sequence[Any], routing: Sequence[Any]) -> list[Outcome]:
+def outcomes_of(
+    vlm: VLM, prepared: PreparedCase, editor: str, changes: Sequence[Any], routing: Sequence[Any]
+) -> list[Outcome]:
     """Scores every probe of a case.
 
     Args:

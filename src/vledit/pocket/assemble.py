@@ -40,7 +40,7 @@ def base_language_model() -> Path:
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(loaded.state_dict())
     with staging(target) as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(dtype=torch.bfloat16).save_pretrained(folder)  # type: ignore[call-arg]
         tokenizer.save_pretrained(folder)
         name_image_token(folder / "tokenizer.json")
     return target
@@ -152,7 +152,7 @@ def new_processor(tokenizer: Any, config: Any) -> Any:
     return PocketProcessor(PocketImageProcessor(config.image_size), tokenizer, config.num_query_tokens)
 
 
-class staging:  # noqa: N801 - reads as a verb: with staging(target) as folder
+class staging:
     """A temporary folder beside `target` that takes its place when the block ends well and vanishes when it does not."""
 
     def __init__(self, target: Path):

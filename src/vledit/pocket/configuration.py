@@ -24,7 +24,7 @@ class PocketConfig(PreTrainedConfig):
     """
 
     model_type = "vledit_pocket"
-    sub_configs = {"text_config": LlamaConfig}  # noqa: RUF012
+    sub_configs = {"text_config": LlamaConfig}  # type: ignore[assignment]  # noqa: RUF012
 
     def __init__(
         self,

@@ -135,4 +135,6 @@ class Learner(nn.Module):
         reader = [*self.model.qformer.parameters(), *self.model.language_projection.parameters()]
         extra = [*self.classifier.parameters(), self.temperature]
         groups = {"lora": lora, "reader": reader, "vision": list(self.upper.parameters()), "extra": extra}
-        return [{"params": p, "lr": rates[n], "base_lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)]
+        return [
+            {"params": p, "lr": rates[n], "base_lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)
+        ]

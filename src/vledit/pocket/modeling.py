@@ -59,7 +59,7 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: PocketConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _can_compile_fullgraph = False
@@ -86,10 +86,10 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
+        return self.language_model.lm_head
 
     def get_decoder(self) -> nn.Module:
-        return self.language_model.get_decoder()
+        return self.language_model.model
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Tensor:
         """Pictures (B, 3, S, S) → visual tokens (B, num_query_tokens, text hidden size)."""
@@ -112,6 +112,7 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Raises: ValueError where the number of placeholders is not that of the visual tokens."""
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
         if pixel_values is not None:
             if input_ids is None:
                 raise ValueError("pixel_values need input_ids: the placeholders say where the picture goes")
@@ -136,9 +137,15 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, pixel_values: Tensor | None = None, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
         return inputs

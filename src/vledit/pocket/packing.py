@@ -77,7 +77,8 @@ class Packer:
                 targets[i, start : start + len(said)] = said
                 at += size
         pictured = [row for row in rows if row.picture is not None]
-        pictures = np.stack([r.picture for r in pictured]) if pictured else np.zeros((0, 3, 1, 1), np.float16)
+        shown = [r.picture for r in pictured if r.picture is not None]
+        pictures = np.stack(shown) if shown else np.zeros((0, 3, 1, 1), np.float16)
         return Packed(tokens, positions, segments, targets, pictures, np.array([r.concept for r in pictured]), kinds)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .configuration import IMAGE_TOKEN, PocketConfig
@@ -41,13 +41,16 @@ class PocketProcessor(ProcessorMixin):
     """Text with one `<image>` per picture, and the pictures; each `<image>` becomes `num_query_tokens` placeholders."""
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
-    image_processor_class = "PocketImageProcessor"
-    tokenizer_class = "AutoTokenizer"
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, num_query_tokens: int = 32, **kwargs: Any):
         self.num_query_tokens = num_query_tokens
         self.image_token = IMAGE_TOKEN
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, source: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+        # transformers (5.23) looks up parts by class name among its own and needs torchvision to look further
+        return [PocketImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)]
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         """Raises: ValueError where pictures and `<image>` marks do not match in number."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vledit.data.icons.builder import build
     from vledit.data.icons.compositing import composite
     from vledit.data.icons.dataset import CorruptPicture, IconData, NotBuilt, load
+    from vledit.data.icons.edit_filter import filter_edits, load_edits
     from vledit.data.icons.model import Concept, Drawing
 
 __all__ = [
@@ -21,13 +22,17 @@ __all__ = [
     "NotBuilt",
     "build",
     "composite",
+    "filter_edits",
     "load",
+    "load_edits",
 ]
 
 _HOMES = {
     "build": "builder",
     "composite": "compositing",
+    "filter_edits": "edit_filter",
     "load": "dataset",
+    "load_edits": "edit_filter",
     "IconData": "dataset",
     "NotBuilt": "dataset",
     "CorruptPicture": "dataset",

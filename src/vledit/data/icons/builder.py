@@ -64,6 +64,7 @@ def build(only: Sequence[str] | None = None, progress: bool = True, root: Path |
         node_modules = packages.install(names, root / "npm")
         step("matching concepts")
         build_from(node_modules, root, sets, domains, plan, step)
+    packages.remove_others(node_modules, root / "npm")
     return load(root)
 
 
@@ -102,10 +103,10 @@ def chosen(only: Sequence[str] | None) -> tuple[Sequence[IconSet], Sequence[Doma
     for name in only:
         if name not in BY_NAME and name not in DOMAINS:
             raise UnknownNameError("domain or icon set", name, (*DOMAINS, "demo", *BY_NAME))
-    domains = tuple(domain for domain in DOMAINS if domain in only)
+    domains: Sequence[Domain] = [domain for domain in DOMAINS if domain in only]
     named = tuple(icon_set for icon_set in SETS if icon_set.name in only)
     if not domains:
-        domains = tuple(domain for domain in DOMAINS if any(domain in one.domains for one in named))
+        domains = [domain for domain in DOMAINS if any(domain in one.domains for one in named)]
     return named or tuple(one for one in SETS if set(domains) & set(one.domains)), domains
 
 
@@ -176,7 +177,7 @@ def _candidates(sources: list[Source], node_modules: Path, domains: Sequence[Dom
             icons = tuple(pair for pair in matched.icons if not is_excluded(domain, *pair))
             one = replace(matched, icons=icons)
             pairs = [(name, BY_NAME[name].style) for name, _ in one.icons]
-            if matcher.is_enough(one.concept, pairs) if complete else len(set(pairs)) >= 3:
+            if matcher.is_enough(one.concept, pairs) if complete else len(pairs) >= 2:
                 yield one
 
 

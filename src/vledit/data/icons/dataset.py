@@ -44,15 +44,23 @@ class IconData:
     _packs: dict[str, zipfile.ZipFile] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def _by_concept(self) -> dict[str, list[Drawing]]:
-        found: defaultdict[str, list[Drawing]] = defaultdict(list)
+    def _by_concept(self) -> dict[tuple[str, Split | None], list[Drawing]]:
+        found: defaultdict[tuple[str, Split | None], list[Drawing]] = defaultdict(list)
         for drawing in self.drawings:
-            found[drawing.concept].append(drawing)
+            found[drawing.concept, None].append(drawing)
+            found[drawing.concept, drawing.split].append(drawing)
+        return dict(found)
+
+    @cached_property
+    def _by_domain(self) -> dict[str, list[Concept]]:
+        found: defaultdict[str, list[Concept]] = defaultdict(list)
+        for concept in self.concepts.values():
+            found[concept.domain].append(concept)
         return dict(found)
 
     def concepts_of(self, domain: str) -> list[Concept]:
         """Return the concepts of one domain, in the order of its table."""
-        return [concept for concept in self.concepts.values() if concept.domain == domain]
+        return list(self._by_domain.get(domain, ()))
 
     def drawings_of(self, concept_id: str, split: Split | None = None) -> list[Drawing]:
         """Return the drawings of a concept, of one split or of both.
@@ -61,8 +69,7 @@ class IconData:
         """
         if concept_id not in self.concepts:
             raise KeyError(f"no concept {concept_id!r} in the data set icons")
-        found = self._by_concept.get(concept_id, [])
-        return [drawing for drawing in found if split is None or drawing.split == split]
+        return list(self._by_concept.get((concept_id, split), ()))
 
     def picture(self, drawing: Drawing) -> Image.Image:
         """Return the drawing, RGBA 192 x 192, transparent around it.

@@ -57,6 +57,13 @@ def install(names: Iterable[str], root: Path) -> Path:
     return folder / "node_modules"
 
 
+def remove_others(node_modules: Path, root: Path) -> None:
+    """Remove installs under `root` other than the one used: older versions, and parts of it."""
+    for folder in root.glob("*/"):
+        if (folder / "package-lock.json").exists() and folder != node_modules.parent:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def reduced_lock(names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (package.json, package-lock.json) cut down to `names` and what they depend on.
 

@@ -95,21 +95,10 @@ FACT_PACKAGES: dict[Domain, tuple[str, ...]] = {
 """npm packages that carry names and facts, by the domain that reads them."""
 
 DEMO_SETS: tuple[str, ...] = (
-    "simple-icons",
-    "logos",
-    "devicon",
-    "fa7-brands",
-    "la",
-    "cib",
-    "bxl",
-    "ion",
-    "uil",
-    "fontisto",
-    "grommet-icons",
-    "raphael",
-    "lineicons",
-)
-"""Small sets that together draw the demo's brands often enough (`--only demo`)."""
+    "simple-icons", "logos", "devicon", "skill-icons", "fa7-brands", "la", "cib", "bxl", "ri", "tabler", "ion",
+    "mingcute", "ant-design", "lineicons", "streamline-logos", "fontisto", "uil", "grommet-icons", "raphael",
+)  # fmt: skip
+"""What the demo needs (`--only demo`): brand marks, less the sets that are large for the few they add."""
 
 
 def sets_of(domain: Domain) -> tuple[IconSet, ...]:

@@ -22,6 +22,17 @@ from vledit.data.icons.sources import Source, plain_hexcode, plain_name, slug_of
 TABLE = Path(__file__).with_name("things.csv")
 MIN_COLOUR_DRAWINGS = 8
 MIN_HANDS = 5
+NAMED_BY_COLOUR = {
+    "red apple",
+    "green apple",
+    "closed book",
+    "green book",
+    "blue book",
+    "orange book",
+    "red lantern",
+    "black cat",
+}
+"""Things that a drawing of one colour cannot show: mono sets are left out for them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,11 @@ def candidates(sources: list[Source], node_modules: Path) -> list[Candidate]:
         for row in csv.DictReader(stream):
             labels = row["labels"].split(";")
             pairs = [
-                (name, icon) for name, matched in icons.items() for label in labels for icon in matched.get(label, ())
+                (name, icon)
+                for name, matched in icons.items()
+                for label in labels
+                for icon in matched.get(label, ())
+                if not (row["name"] in NAMED_BY_COLOUR and BY_NAME[name].style == "mono")
             ]
             concept = _concept(row, emoji[labels[0]])
             found.append(Candidate(concept, tuple(dict.fromkeys(pairs))))

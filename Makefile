@@ -1,0 +1,43 @@
+# Each target sets up .venv by itself; make and Python 3.11 or newer are all that is needed.
+#
+#   make demo     change one fact in a real vision-language model and watch what happens
+#   make test     run the tests
+#   make check    lint, format, types
+#
+# PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare
+# yourself the CUDA libraries: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format setup
+
+demo: $(STAMP)
+	$(BIN)/vledit demo
+
+test: $(STAMP)
+	$(BIN)/vledit data build icons --only demo
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' found. Install Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = v >= (3, 11); \
+	ok or print(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed. Try: make PYTHON=python3.12", file=sys.stderr); \
+	sys.exit(not ok)'
+	$(PYTHON) -m venv $(VENV) || { echo "error: cannot make a virtual environment (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
+	@touch $@

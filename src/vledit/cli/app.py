@@ -1,0 +1,86 @@
+"""The `vledit` command put together from its groups, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import VLEditError
+from .output import emit, errors, wants_json
+
+GROUPS = ("demo", "ask", "edit", "codebook", "catalogue", "data", "train")
+"""Modules of this package that add commands, in the order of `vledit --help`; each has `register(app: typer.Typer)`."""
+
+INTERRUPTED = 130
+UNEXPECTED = 70
+"""Exit code of a bug (`EX_SOFTWARE`); the codes of expected errors stand in `vledit.errors`."""
+
+
+class Commands(TyperGroup):
+    """The root group: turns exceptions into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that `ctx` holds."""
+        try:
+            return super().invoke(ctx)
+        except VLEditError as error:
+            report(str(error), type(error).__name__, wants_json(ctx))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            report("interrupted", "KeyboardInterrupt", wants_json(ctx))
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if ctx.params.get("debug") or not _is_bug(error):
+                raise
+            text = f"unexpected {type(error).__name__}: {error} (run `vledit --debug …` for the traceback)"
+            report(text, type(error).__name__, wants_json(ctx))
+            raise typer.Exit(UNEXPECTED) from error
+
+
+def report(text: str, kind: str, as_json: bool) -> None:
+    """Says what went wrong: on stderr for people, and on stdout where JSON was asked for."""
+    errors.print(f"error: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        emit({"error": text, "kind": kind})
+
+
+def _is_bug(error: Exception) -> bool:
+    """Exits, usage errors and a closed pipe are none: typer answers those itself."""
+    return not (isinstance(error, BrokenPipeError | typer.Exit | typer.Abort) or hasattr(error, "exit_code"))
+
+
+def build() -> typer.Typer:
+    """The application with all groups."""
+    app = typer.Typer(
+        cls=Commands,
+        name="vledit",
+        help="Change one thing a vision-language model knows, and prove what else changed.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root(
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of unexpected errors.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None:
+        pass
+
+    for name in GROUPS:
+        import_module(f".{name}", __package__).register(app)
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"vledit {__version__}\n")
+        raise typer.Exit

@@ -1,0 +1,176 @@
+"""`vledit codebook …`: what is in a codebook file, and taking edits out and back in.  Needs no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import InputError
+from ..report.records import entry_record
+from .output import Json, console, emit, number, size
+from .session import existing
+
+if TYPE_CHECKING:
+    from ..codebook import Codebook, Entry
+
+File = Annotated[Path, typer.Argument(help="The codebook file.")]
+Id = Annotated[str, typer.Argument(help="The entry's id, as `vledit codebook list` shows it.")]
+STYLES = {"active": "green", "retired": "yellow", "removed": "dim"}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    group = typer.Typer(no_args_is_help=True, help="Look into a codebook file, take edits out and put them back.")
+    for command in (list_, show, remove, restore, purge, export, history, verify):
+        group.command(command.__name__.rstrip("_"))(command)
+    app.add_typer(group, name="codebook")
+
+
+def _open(file: Path, readonly: bool = True) -> Codebook:
+    from ..codebook import Codebook
+
+    return Codebook.open(existing(file, "codebook"), readonly=readonly)
+
+
+def list_(file: File, json: Json = False) -> None:
+    """List the edits, oldest first."""
+    with _open(file) as book:
+        entries = book.entries()
+        if json:
+            emit({"model": book.model_name, "fingerprint": book.fingerprint, "entries": [*map(entry_record, entries)]})
+            return
+        table = Table(title=f"{escape(str(file))}: {len(book)} active of {len(entries)}, for {escape(book.model_name)}")
+        for name in ("id", "status", "question", "answer"):
+            table.add_column(name, overflow="fold")
+        for name in ("radius", "bytes"):
+            table.add_column(name, justify="right")
+        for entry in entries:
+            table.add_row(
+                entry.id,
+                f"[{STYLES[entry.status]}]{entry.status}[/]",
+                escape(entry.question),
+                escape(entry.answer),
+                number(entry.radius),
+                size(entry.nbytes),
+            )
+        console().print(table)
+
+
+def show(file: File, id: Id, json: Json = False) -> None:
+    """Show one edit: its scope, what the radius was measured with, and its history."""
+    with _open(file) as book:
+        entry = book.get(id)
+        events = [event._asdict() for event in book.history() if event.entry == id]
+        if json:
+            emit({**entry_record(entry), "history": events})
+            return
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for name, value in facts(entry).items():
+            table.add_row(name, escape(value))
+        for event in events:
+            table.add_row(event["action"], escape(f"{event['time'][:19]}  {event['detail']}"))
+        console().print(table)
+
+
+def facts(entry: Entry) -> dict[str, str]:
+    """An entry for people, name → text; empty things are left out."""
+    rows = {
+        "id": entry.id,
+        "status": entry.status + (f" by {entry.retired_by}" if entry.retired_by else ""),
+        "question": entry.question,
+        "answer": entry.answer,
+        "site": entry.site,
+        "transformation": f"{entry.transformation.kind}, {size(entry.transformation.nbytes)}",
+        "started from": entry.parent or "the base",
+    }
+    for scope in entry.scopes:
+        prefix = f"{scope.name}: " if len(entry.scopes) > 1 else ""
+        rows[prefix + "radius"] = f"{number(scope.radius)} ({scope.distance}, {scope.key_tokens} of {scope.width})"
+        if scope.anchors is not None:
+            anchors = scope.anchors
+            rows[prefix + "alpha"] = number(scope.alpha)
+            rows[prefix + "d_pos"] = (
+                f"{number(anchors.d_positive)}  {anchors.positive_source}: {anchors.positive_question!r}"
+            )
+            rows[prefix + "d_neg"] = f"{number(anchors.d_negative)}  {anchors.negative}"
+    rows |= {name: str(value) for name, value in entry.notes.items() if value not in (None, [], "")}
+    return rows
+
+
+def remove(file: File, id: Id, json: Json = False) -> None:
+    """Take an edit out; what it had replaced is active again."""
+    with _open(file, readonly=False) as book:
+        _changed(book.remove(id), "removed", json)
+
+
+def restore(file: File, id: Id, json: Json = False) -> None:
+    """Put a removed or retired edit back, bit for bit."""
+    with _open(file, readonly=False) as book:
+        _changed(book.restore(id), "restored", json)
+
+
+def purge(
+    file: File,
+    id: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Really delete it; it cannot be restored.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete an edit for good, with its picture and texts."""
+    with _open(file, readonly=False) as book:
+        entry = book.get(id)
+        if not yes:
+            raise InputError(f"'{id}' ({entry.title()}) would be deleted for good; say --yes, or use `remove`.")
+        book.purge(id)
+        _changed(entry, "purged", json)
+
+
+def _changed(entry: Entry, action: str, json: bool) -> None:
+    if json:
+        emit({"action": action, **entry_record(entry)})
+    else:
+        console().print(f"{action} '{entry.id}': {entry.title()}", markup=False, soft_wrap=True)
+
+
+def export(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="With keys, transformations and pictures.")] = False,
+    json: Json = False,
+) -> None:
+    """Write everything as readable JSON."""
+    with _open(file) as book:
+        book.export(out, tensors=tensors)
+        count = len(book.entries())
+    if json:
+        emit({"path": out, "entries": count})
+    else:
+        console().print(f"wrote {count} entries to {out}", markup=False, soft_wrap=True)
+
+
+def history(file: File, json: Json = False) -> None:
+    """Show what was done, oldest first."""
+    with _open(file) as book:
+        events = book.history()
+    if json:
+        emit([event._asdict() for event in events])
+        return
+    table = Table("time (UTC)", "what", "entry", "detail")
+    for event in events:
+        table.add_row(event.time[:19].replace("T", " "), event.action, escape(event.entry), escape(event.detail))
+    console().print(table)
+
+
+def verify(file: File, json: Json = False) -> None:
+    """Check every byte of the file."""
+    with _open(file) as book:
+        count = book.verify()
+    if json:
+        emit({"path": file, "entries": count, "sound": True})
+    else:
+        console().print(f"{file} is sound: {count} entries", markup=False, soft_wrap=True)

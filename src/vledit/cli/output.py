@@ -1,0 +1,82 @@
+"""What commands print: results on stdout (a table or JSON), everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+errors = Console(stderr=True)
+
+_JSON = "vledit.json"
+
+
+def _remember(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta[_JSON] = value  # shared with the parent contexts, so that an error is told in JSON as well
+    return value
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout.", callback=_remember, is_eager=True)
+]
+
+
+def wants_json(ctx: Any) -> bool:
+    """Whether the command that runs in `ctx` was asked for JSON."""
+    return bool(ctx.meta.get(_JSON))
+
+
+def emit(value: Any) -> None:
+    """Writes `value` to stdout as JSON; numbers that JSON has no word for (inf, nan) become null."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """`value` made of what JSON holds."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def console() -> Console:
+    """A console on stdout, made when it is used: tests and pipes replace stdout."""
+    return Console(highlight=False)
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Shows that something is going on, on stderr, while the block runs; silent where nobody watches."""
+    with errors.status(text):
+        yield
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for people: four significant digits, "∞" and "–" for what is none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "∞"
+    return f"{value:.{digits}g}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people: "3.5 MB"."""
+    value = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"

@@ -1,0 +1,75 @@
+"""Opens what a command works on: the picture, the model, the codebook; cheap checks come before the model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError, MissingDataError
+from .output import busy
+
+if TYPE_CHECKING:
+    from ..codebook import Codebook
+    from ..editors.edited_model import EditedModel
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Name (see `vledit models`), folder or Hugging Face id.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, … or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+def load_model(name: str, device: str, dtype: str) -> EditedModel:
+    """Loads a model without edits.  Tests put a small one in its place."""
+    from ..loading import load
+
+    return load(name, device=device, dtype=dtype)
+
+
+def open_model(name: str, device: str, dtype: str) -> EditedModel:
+    """The model, with a sign of life on stderr while it loads."""
+    with busy(f"loading {name} …"):
+        if name == "pocket":
+            from ..pocket.assemble import quiet
+
+            quiet()
+        return load_model(name, device, dtype)
+
+
+def check_text(field: str, text: str) -> str:
+    """The text without outer blanks.  Raises: InputError where nothing is left."""
+    if not text.strip():
+        raise InputError(f"{field} is empty. Give at least one word.")
+    return text.strip()
+
+
+def read_picture(path: Path | None) -> Any:
+    """The picture as RGB, or None.  Raises: PictureError."""
+    if path is None:
+        return None
+    from ..vlm.pictures import open_picture
+
+    return open_picture(path)
+
+
+def check_codebook(path: Path) -> None:
+    """Reads the codebook once without a model, so that a damaged file is told before minutes of loading."""
+    from ..codebook import Codebook
+
+    Codebook.open(path, readonly=True).close()
+
+
+def use_codebook(model: EditedModel, path: Path, readonly: bool = False) -> Codebook:
+    """Puts the edits of a file onto a model.  Raises: ModelMismatchError, CodebookError."""
+    from ..codebook import Codebook
+
+    book = Codebook.open(path, model.vlm.fingerprint, model.vlm.name, readonly=readonly)
+    model.codebook = book
+    return book
+
+
+def existing(path: Path, what: str) -> Path:
+    """Raises: MissingDataError where there is no such file."""
+    if not path.exists():
+        raise MissingDataError(f"{what}: there is no file '{path}'. `vledit edit` makes one.")
+    return path
