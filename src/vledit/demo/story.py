@@ -100,7 +100,7 @@ def write_story(data: IconData, ask: Ask, brand: str | None = None, answer: str 
         questions.append(_drawn(data, "wording", original, wording, "new"))
     for drawing in other_hands(data, original)[:MOST_HANDS]:
         questions.append(_drawn(data, "hand", drawing, question, "new"))
-    kept, unknown = _neighbours(data, ask, question, name, marks)
+    kept, unknown = _neighbours(data, ask, question, {_plain(name), _plain(new)}, marks)
     questions += [_drawn(data, "brand", drawing, question, "same") for drawing in kept]
     black = Image.new("RGB", (SIDE, SIDE))
     questions.append(Question("black", black, question, "same", "nothing", "a black picture"))
@@ -144,13 +144,16 @@ def other_hands(data: IconData, original: Drawing) -> list[Drawing]:
 
 
 def _neighbours(
-    data: IconData, ask: Ask, question: str, brand: str, marks: dict[str, Concept]
+    data: IconData, ask: Ask, question: str, without: set[str], marks: dict[str, Concept]
 ) -> tuple[list[Drawing], list[str]]:
-    """Drawings of other brands that the base names rightly, and the brands that it does not."""
+    """Drawings of other brands that the base names rightly, and the brands that it does not.
+
+    The rival whose name is given away is left out (`without`): its mark would be called so by a leaking edit, too.
+    """
     kept: list[Drawing] = []
     unknown: list[str] = []
     for name in NEIGHBOURS:
-        if name == brand or name not in marks or len(kept) == MOST_BRANDS:
+        if _plain(name) in without or name not in marks or len(kept) == MOST_BRANDS:
             continue
         drawing = next(iter(data.drawings_of(marks[name].id)))
         said = ask(_picture(data, drawing), question)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ..codebook.entry import Entry, make_thumbnail
+from ..codebook.relation import SAME_FACT
 from ..codebook.scope import (
     ANCHORS,
     DISTANCES,
@@ -65,6 +66,9 @@ class BalancEditConfig(EditorConfig):
     common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
     rephrase: str = setting("auto", "positive sample from: auto, backbone, supplied, plugin")
     similarity: float = setting(0.6, "smallest cosine between the question and the backbone's own rephrasing")
+    same_fact: str = setting(
+        "distance", "what a new answer replaces: distance (key within the positives) or record (same text)"
+    )
     seed: int = setting(0, "of the noise and random anchors")
 
     def __post_init__(self) -> None:
@@ -74,6 +78,7 @@ class BalancEditConfig(EditorConfig):
             ("negative", ANCHORS),
             ("transformation", TRANSFORMATIONS),
             ("rephrase", SOURCES),
+            ("same_fact", SAME_FACT),
         ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, str(getattr(self, name)), known)
@@ -178,7 +183,13 @@ class BalancEdit:
             return None
         key = None if request.image is None else picture_key(request.image)
         return codebook.relation(
-            scope.key[None], request.question, request.answer, key, scope.anchors.d_positive, site=str(site)
+            scope.key[None],
+            request.question,
+            request.answer,
+            key,
+            scope.anchors.d_positive,
+            site=str(site),
+            same_fact=self.config.same_fact,
         )
 
 
