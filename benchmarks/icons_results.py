@@ -1,6 +1,6 @@
 """Everything in docs/results.md, from one command; an interrupted run goes on where it was.
 
-    .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 120] [--sequential 50]
+    .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 100] [--sequential 50]
 
 Chooses α on 5 edits of the validation split for each transformation, scores BalancEdit (full, span) and the plain fine-tune of
 the same site on edits of the test split one at a time and 50 in sequence, draws the α curve, and times an edit against the
@@ -45,9 +45,10 @@ def choose_alphas(vlm: Any, path: Path) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text())
     cases = sample(benchmark_cases("icons", "validation", 0), 5, 0)
+    kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
     found = {}
-    for kind in ("full", "span"):
-        best, by_alpha = choose(single_records(vlm, cases, {"transformation": kind}))
+    for kind, records in by_variant(single_records(vlm, cases, kinds)):
+        best, by_alpha = choose(records)
         found[kind] = {"alpha": best, "HM": by_alpha}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1))
@@ -139,7 +140,7 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         "",
         "All figures are % with bootstrap 95 % intervals over edits, exact match of the greedy answer (end included) unless the "
         "name says `token`. `preserved`: the edited model answers what the base answered. `not_edited_answer`: it does not answer "
-        "the new answer. HM is the harmonic mean of text generality, image generality and near_image_preserved.",
+        "the new answer. HM: harmonic mean of text generality, image generality and near_image_preserved.",
         "",
         "## α, chosen on 5 validation edits",
         "",
@@ -185,22 +186,21 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "icons")
-    parser.add_argument("--edits", type=int, default=120)
+    parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--sequential", type=int, default=50)
     options = parser.parse_args()
     vlm = vledit.load("pocket").vlm
     chosen = choose_alphas(vlm, options.runs / "alpha.json")
     methods = variants({kind: chosen[kind]["alpha"] for kind in ("full", "span")})
-    for protocol, limit, run in (
-        ("single", options.edits, run_single),
-        ("sequential", options.sequential, run_sequential),
-    ):
-        cases = benchmark_cases("icons", "test", limit)
-        head = manifest(vlm, "icons", cases, methods, protocol=protocol, split="test")
+    cases = benchmark_cases("icons", "test", options.edits)
+    some = [cases[i * len(cases) // options.sequential] for i in range(min(options.sequential, len(cases)))]
+    kept: dict[str, Any] = {case.id: None for case in some}
+    for protocol, asked, run in (("single", cases, run_single), ("sequential", some, run_sequential)):
+        head = manifest(vlm, "icons", asked, methods, protocol=protocol, split="test")
         results = Results(options.runs / f"{protocol}.jsonl", head)
         with bar() as progress:
-            task = progress.add_task(f"icons test, {protocol}", total=len(cases))
-            run(vlm, cases, methods, results, lambda _, p=progress, t=task: p.advance(t))
+            task = progress.add_task(f"icons test, {protocol}", total=len(asked))
+            run(vlm, asked, methods, results, lambda _, p=progress, t=task: p.advance(t), kept)
     speed = options.runs / "edit_speed.md"
     if not speed.exists():
         script = [

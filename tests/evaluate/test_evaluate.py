@@ -30,7 +30,7 @@ def case(number: int = 0) -> EditCase:
             "image": (Probe(picture(number + 20), QUESTIONS[0]),),
         },
         {
-            "near_image": tuple(Probe(picture(number + 40 + i), QUESTIONS[0]) for i in range(3)),
+            "near_image": tuple(Probe(picture(number + 40 + i), QUESTIONS[0], "a cat") for i in range(3)),
             "text": (Probe(None, QUESTIONS[2]),),
         },
     )
@@ -52,13 +52,16 @@ def test_scores_equal_asking_the_edited_model(vlm):
     for family, cell, index, probe in one.probes():
         answer = model.answer(probe.image, probe.question, max_new_tokens=16)
         outcome = found[family, cell, index]
-        assert outcome.base_answer == base[family, cell, index]
+        if family == "locality":
+            assert outcome.base_answer == base[family, cell, index]
         assert outcome.new == (answer.text == one.request.answer)
         assert outcome.fired == answer.decision.fired
         assert outcome.distance == pytest.approx(answer.decision.distance, rel=1e-4)
         # an answer that is cut off or empty has no end to be verified; it can only be refused, never wrongly accepted
-        if outcome.same:
+        if family == "locality" and outcome.same:
             assert answer.text == base[family, cell, index]
+        if family == "locality" and answer.text and len(vlm.tokenizer(answer.text)["input_ids"]) < 12:
+            assert outcome.same == (answer.text == base[family, cell, index])
     assert edit.report.trained
 
 
@@ -77,7 +80,8 @@ def test_runs_resume_without_redoing_and_refuse_other_settings(vlm, tmp_path):
 
     def key(records):
         return sorted(
-            json.dumps([r["variant"], r["case"], [(o.new, o.same, o.fired) for o in r["outcomes"]]]) for r in records
+            json.dumps([r["variant"], r["case"], [(o.new, o.changed_same, o.fired) for o in r["outcomes"]]])
+            for r in records
         )
 
     assert key(again) == key(whole)

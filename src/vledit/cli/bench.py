@@ -97,11 +97,13 @@ def choose_alpha(
 ) -> None:
     """Choose α for a model on a few edits of the validation split, by HM (BalancEdit, Sec. 4.3)."""
     from ..evaluate.alpha import choose
+    from ..evaluate.runner import Variant
 
+    settings = {"transformation": transformation, "distance": distance}
     records = single_records(
         open_model(model, device, dtype).vlm,
         sample(benchmark_cases(benchmark, "validation", 0), samples, seed),
-        {"transformation": transformation, "distance": distance},
+        [Variant("balancedit", "balancedit", settings)],
     )
     best, by_alpha = choose(records)
     if json:
@@ -113,18 +115,17 @@ def choose_alpha(
     console().print(table)
 
 
-def single_records(vlm: Any, cases: list[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Single-edit records of BalancEdit in memory."""
+def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict[str, Any]]:
+    """Single-edit records that are kept in no file."""
     import tempfile
 
-    from ..evaluate.runner import Results, Variant, manifest, read_results, run_single
+    from ..evaluate.runner import Results, manifest, read_results, run_single
 
-    variant = Variant("balancedit", "balancedit", settings)
     with tempfile.TemporaryDirectory() as folder, bar() as progress:
         path = Path(folder) / "records.jsonl"
         task = progress.add_task("held-out edits", total=len(cases))
-        results = Results(path, manifest(vlm, "", cases, [variant]))
-        run_single(vlm, cases, [variant], results, lambda _: progress.advance(task))
+        results = Results(path, manifest(vlm, "", cases, variants))
+        run_single(vlm, cases, variants, results, lambda _: progress.advance(task))
         return read_results(path)[1]
 
 

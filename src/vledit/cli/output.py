@@ -13,6 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..report.text import number, size
+
+__all__ = ["Json", "busy", "console", "emit", "errors", "number", "plain", "size", "wants_json"]
+
 errors = Console(stderr=True)
 
 _JSON = "vledit.json"
@@ -61,22 +65,3 @@ def busy(text: str) -> Iterator[None]:
     """Shows that something is going on, on stderr, while the block runs; silent where nobody watches."""
     with errors.status(text):
         yield
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number for people: four significant digits, "∞" and "–" for what is none."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "∞"
-    return f"{value:.{digits}g}"
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: "3.5 MB"."""
-    value = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"

@@ -22,17 +22,15 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 def load_model(name: str, device: str, dtype: str) -> EditedModel:
     """Loads a model without edits.  Tests put a small one in its place."""
     from ..loading import load
+    from ..pocket.assemble import quiet
 
+    quiet()  # transformers' own progress bars and advice
     return load(name, device=device, dtype=dtype)
 
 
 def open_model(name: str, device: str, dtype: str) -> EditedModel:
     """The model, with a sign of life on stderr while it loads."""
     with busy(f"loading {name} …"):
-        if name == "pocket":
-            from ..pocket.assemble import quiet
-
-            quiet()
         return load_model(name, device, dtype)
 
 

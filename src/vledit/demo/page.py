@@ -14,6 +14,8 @@ from .story import groups
 from .words import VERDICTS, remarks
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+MOST_LANES, SMALLEST, GAP = 6, 22, 4
+"""Of the picture of distances: pictures above one another, their smallest side and the gap between them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def write(played: Played, out: Path) -> Path:
         hero=uris[0],
         cards=_cards(played),
         groups=[
-            (kind, heading, [_shown(played, i, uris, limit) for i in rows]) for kind, heading, rows in _groups(played)
+            (kind, heading, [_shown(played, i, uris, limit) for i in rows])
+            for kind, heading, rows in groups(played.story)
         ],
         wide=_swarm(played, uris, limit, width=960, side=46),
         narrow=_swarm(played, uris, limit, width=350, side=30),
@@ -51,28 +54,21 @@ def write(played: Played, out: Path) -> Path:
 
 def axis_limit(played: Played) -> float:
     """Where the axis of distances ends: a little beyond the farthest request, at least twice the radius."""
-    found = [row.decision.distance for row in played.rows if _is_number(row.decision.distance)]
-    return 1.04 * max([*found, 2 * played.entry.radius, 1e-12])  # type: ignore[type-var]
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _groups(played: Played) -> list[tuple[str, str, list[int]]]:
-    return list(groups(played.story))
+    found = [row.decision.distance for row in played.rows if row.decision.distance is not None]
+    return 1.04 * max([*filter(math.isfinite, found), 1.5 * played.entry.radius, 1e-12])
 
 
 def _shown(played: Played, index: int, uris: list[str | None], limit: float) -> dict[str, Any]:
     row = played.rows[index]
-    distance = row.decision.distance
+    distance, radius = row.decision.distance, played.entry.radius
+    near = distance if distance is not None and math.isfinite(distance) else None
     return {
         "row": row,
         "uri": uris[index],
         "verdict": VERDICTS[row.verdict],
-        "at": 100 * distance / limit if distance is not None and math.isfinite(distance) else None,
-        "zone": 100 * min(played.entry.radius / limit, 1.0),
-        "ratio": distance / played.entry.radius if _is_number(distance) and distance and played.entry.radius else 0.0,
+        "at": None if near is None else 100 * near / limit,
+        "zone": 100 * min(radius / limit, 1.0),
+        "ratio": near / radius if near is not None and radius else None,
     }
 
 
@@ -81,41 +77,54 @@ def _cards(played: Played) -> list[tuple[str, str, bool]]:
     hands, wordings = played.tally("hand"), played.tally("wording")
     brands, rest = played.tally("brand"), played.tally("black", "text")
     same = sum(row.restored == row.before for row in played.rows)
-    return [
-        (f"{hands[0]}/{hands[1]}", "other hands’ drawings follow", hands[0] == hands[1]),
-        (f"{wordings[0]}/{wordings[1]}", "other wordings follow", wordings[0] == wordings[1]),
-        (f"{brands[0]}/{brands[1]}", "other brands stay", brands[0] == brands[1]),
-        (f"{rest[0]}/{rest[1]}", "black picture and text questions stay", rest[0] == rest[1]),
-        (f"{same}/{len(played.rows)}", "answers back after removal", played.undone),
+    counted = [
+        (hands, "other hands’ drawings follow", hands[0] == hands[1]),
+        (wordings, "other wordings follow", wordings[0] == wordings[1]),
+        (brands, "other brands stay", brands[0] == brands[1]),
+        (rest, "black picture and text questions stay", rest[0] == rest[1]),
+        ((same, len(played.rows)), "answers back after removal", played.undone),
     ]
+    return [(f"{did}/{total}", what, good) for (did, total), what, good in counted if total]
 
 
 def _swarm(played: Played, uris: list[str | None], limit: float, width: int, side: int) -> dict[str, Any]:
-    """All requests on one axis, stacked where they would overlap."""
-    gap, margin = 4, side / 2 + 2
-    span = width - 2 * margin
-    ends: list[float] = []
-    marks: list[Mark] = []
-    order = sorted(range(len(played.rows)), key=lambda index: played.rows[index].decision.distance or 0.0)
-    for index in order:
-        distance = played.rows[index].decision.distance
-        if distance is None or not math.isfinite(distance):
-            continue
-        x = margin + span * distance / limit
-        lane = next((lane for lane, end in enumerate(ends) if end <= x - side / 2), len(ends))
-        ends[lane:] = [x + side / 2 + gap, *ends[lane + 1 :]]
-        marks.append(Mark(x, lane, played.rows[index], uris[index]))
-    height = max(len(ends), 1) * (side + gap) + 54
+    """All requests on one axis, stacked where they would overlap; smaller pictures where the stack would be too high."""
+    marks = _stack(played, uris, limit, width, side)
+    while side > SMALLEST and max((mark.lane for mark in marks), default=0) >= MOST_LANES:
+        side -= 2
+        marks = _stack(played, uris, limit, width, side)
+    lanes = 1 + max((mark.lane for mark in marks), default=0)
+    height = lanes * (side + GAP) + 54
+    start, span = _axis(width, side)
     return {
         "width": width,
         "height": height,
         "side": side,
-        "gap": gap,
+        "gap": GAP,
         "marks": marks,
-        "radius_x": margin + span * min(played.entry.radius / limit, 1.0),
-        "start": margin,
+        "radius_x": start + span * min(played.entry.radius / limit, 1.0),
+        "start": start,
         "base": height - 30,
     }
+
+
+def _axis(width: int, side: int) -> tuple[float, float]:
+    """Where the axis starts and how long it is; half a picture is left free at both ends."""
+    return side / 2 + 2, width - side - 4
+
+
+def _stack(played: Played, uris: list[str | None], limit: float, width: int, side: int) -> list[Mark]:
+    """Puts every request at its distance, into the lowest lane where it is free."""
+    start, span = _axis(width, side)
+    ends: list[float] = []
+    marks: list[Mark] = []
+    found = [(row.decision.distance, index) for index, row in enumerate(played.rows)]
+    for distance, index in sorted((d, i) for d, i in found if d is not None and math.isfinite(d)):
+        x = start + span * distance / limit
+        lane = next((lane for lane, end in enumerate(ends) if end <= x - side / 2), len(ends))
+        ends[lane : lane + 1] = [x + side / 2 + GAP]
+        marks.append(Mark(x, lane, played.rows[index], uris[index]))
+    return marks
 
 
 def _entry(played: Played) -> dict[str, Any]:

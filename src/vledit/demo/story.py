@@ -177,7 +177,7 @@ def _drawn(
         question,
         expected,
         right or concept.name,
-        f"{concept.name}, drawn by {drawing.set}",
+        f"{concept.name} by {drawing.set}",
         f"{drawing.set} ({licence})",
         drawing.split == "held_out",
     )

@@ -10,53 +10,55 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report.records import decision_record, edit_record
+from ..report.text import number
 from .play import Played, Row
 from .story import groups
-from .words import VERDICTS, remarks
+from .words import remarks
 
+SHORT = {"follows": "follows", "stays": "stays", "missed": "missed", "leaked": "leaked", "reported": ""}
 STYLES = {"follows": "bold red", "stays": "green", "missed": "bold yellow", "leaked": "bold yellow", "reported": "cyan"}
 
 
 def show(played: Played, console: Console) -> None:
-    """Prints the table and what it means."""
-    console.print(table(played), Text(), summary(played))
+    """Prints one small table per kind of question, and what it all means."""
+    story = played.story
+    console.print(f"[bold]{escape(story.brand)}'s mark is renamed to {escape(story.answer)}[/]")
+    console.print("[dim]columns: seen or asked · before (✗ wrong) · after · ● fired, distance / radius[/]\n")
+    for _, heading, rows in groups(story):
+        console.print(group(heading, [played.rows[index] for index in rows], console.width), Text())
+    console.print(summary(played))
 
 
-def table(played: Played) -> Table:
-    """One line per question, grouped as in the paper's Table 1."""
-    made = Table(title=f"{played.story.brand}'s mark is renamed to {played.story.answer}", title_style="bold")
-    for name in ("picture", "question", "before", "with the edit"):
-        made.add_column(name, overflow="fold")
-    made.add_column("distance / radius", justify="right", no_wrap=True)
-    made.add_column("")
-    for _, heading, rows in groups(played.story):
-        made.add_section()
-        made.add_row(f"[bold]{heading}[/]")
-        for row in (played.rows[index] for index in rows):
-            made.add_row(*_cells(row))
-    return made
+def group(heading: str, rows: list[Row], width: int = 80) -> Group:
+    """The rows of one kind under their heading; a question that all of them share stands there, too."""
+    questions = {row.question.question for row in rows}
+    title = Text(heading, style="bold")
+    if len(questions) == 1:
+        title.append(f"  {questions.pop()}", style="not bold dim")
+    made = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    spare = max(0, min(width, 120) - 80)
+    for fixed in (24 + spare // 2, 16 + spare // 4, 12 + spare // 4, 13, 7):
+        made.add_column(width=fixed, overflow="fold")
+    for row in rows:
+        shown = row.question.label if title.plain != heading else row.question.question
+        before = Text(row.before, style="dim strike" if row.changed else "")
+        if row.base_right is False:
+            before.append(" ✗", style="yellow")
+        after = Text(row.after, style="bold" if row.changed else "dim")
+        verdict = Text(SHORT[row.verdict], style=STYLES[row.verdict])
+        made.add_row(Text(shown), before, after, reach(row), verdict)
+    return Group(title, made)
 
 
-def _cells(row: Row) -> list[str]:
-    before = escape(row.before) + (" [dim](wrong)[/]" if row.base_right is False else "")
-    after = f"[bold]{escape(row.after)}[/]" if row.changed else escape(row.after)
-    return [
-        escape(row.question.label),
-        escape(row.question.question),
-        before,
-        after,
-        reach(row),
-        f"[{STYLES[row.verdict]}]{VERDICTS[row.verdict]}[/]",
-    ]
-
-
-def reach(row: Row) -> str:
-    """Distance over radius of the nearest edit, and whether it fired."""
+def reach(row: Row) -> Text:
+    """Whether the nearest edit fired, its distance and its radius."""
     reading = row.decision
     if reading.distance is None or reading.radius is None:
-        return "–"
-    ratio = reading.distance / reading.radius if reading.radius else float("inf")
-    return f"{ratio:.2f} {'● fired' if reading.fired else '○'}"
+        return Text("nothing near", style="dim")
+    sign = "● " if reading.fired else "○ "
+    return Text(
+        f"{sign}{number(reading.distance, 3)} / {number(reading.radius, 3)}", style="" if reading.fired else "dim"
+    )
 
 
 def summary(played: Played) -> Group:

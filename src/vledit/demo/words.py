@@ -44,9 +44,9 @@ def follows(played: Played) -> tuple[str, bool]:
 def stays(played: Played) -> tuple[str, bool]:
     """What should not have changed."""
     brands, rest = played.tally("brand"), played.tally("black", "text")
+    others = f"{brands[0]} of {brands[1]} other brands" if brands[1] else "no other brand, for the base knows none"
     text = (
-        f"Unchanged: {brands[0]} of {brands[1]} other brands, and {rest[0]} of {rest[1]} among the black picture and the "
-        "questions without a picture."
+        f"Unchanged: {others}, and {rest[0]} of {rest[1]} among the black picture and the questions without a picture."
     )
     return text, brands[0] < brands[1] or rest[0] < rest[1]
 
@@ -56,14 +56,16 @@ def facts(played: Played) -> tuple[str, bool]:
     rows = [row for row in played.rows if row.question.kind == "fact"]
     fired = [row for row in rows if row.decision.fired]
     if not fired:
-        text = f"Other questions about the same mark lay outside of the radius ({len(rows)} asked)."
-    else:
-        answers = "; ".join(f"“{row.question.question}” {row.before} → {row.after}" for row in fired)
-        text = (
-            f"The edit also fired on {len(fired)} of {len(rows)} other questions about the same mark: {answers}. The paper's "
-            "key is the mean over picture and question together, and the picture's tokens outnumber the question's, so "
-            "its scope is about the picture more than about what is asked."
-        )
+        return f"The {len(rows)} other questions about the same mark lay outside of the radius.", False
+    answers = "; ".join(
+        f"“{row.question.question}” " + (f"{row.before} → {row.after}" if row.changed else f"{row.before}, as before")
+        for row in fired
+    )
+    text = (
+        f"The edit also fired on {len(fired)} of {len(rows)} other questions about the same mark: {answers}. The paper's key "
+        "is the mean over picture and question together, and the picture has more tokens than the question, so its "
+        "scope is about the picture more than about what is asked."
+    )
     return text, False
 
 

@@ -24,7 +24,8 @@ class Outcome:
         family: "reliability", "generality", "locality" or "portability".
         cell, index: which probe of the case.
         base_new, base_new_token: before the edit.
-        changed_new, changed_same, changed_new_token, changed_same_token: with the edit's transformation acting.
+        changed_new, changed_same, changed_new_token, changed_same_token: with the edit's transformation acting; None and
+            NaN where no metric of this family asks for it.
         distance: of the request to the nearest entry's key; NaN for editors without a scope.
         radius: of that entry, NaN likewise.
         fired: whether the transformation acts on this request.
@@ -41,7 +42,7 @@ class Outcome:
     base_new: bool
     base_new_token: float
     changed_new: bool
-    changed_same: bool
+    changed_same: bool | None
     changed_new_token: float
     changed_same_token: float
     distance: float
@@ -59,7 +60,11 @@ class Outcome:
     @property
     def same(self) -> bool:
         """The edited model answers as the base did; a request that does not fire is answered by the base itself."""
-        return self.changed_same if self.fired else True
+        if not self.fired:
+            return True
+        if self.changed_same is None:
+            raise ValueError(f"{self.family}/{self.cell}: the base's answer was not asked for in this family")
+        return self.changed_same
 
     @property
     def new_token(self) -> float:

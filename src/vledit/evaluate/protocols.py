@@ -17,7 +17,10 @@ from ..editors.edited_model import new_codebook
 from ..errors import VLEditError
 from ..vlm.base import VLM
 from .outcomes import Outcome
-from .prepared import PreparedCase, score
+from .prepared import PreparedCase, TrunkRows
+
+Routed = tuple[float, float, bool, str]
+"""(distance, radius, fired, entry id) of one probe."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Scored:
 
 
 def outcomes_of(
-    vlm: VLM, prepared: PreparedCase, editor: str, changes: Sequence[Any], routing: Sequence[Any]
+    prepared: PreparedCase, editor: str, changes: Sequence[Any], routing: Sequence[Routed]
 ) -> list[Outcome]:
     """Scores every probe of a case.
 
@@ -39,39 +42,52 @@ def outcomes_of(
         changes: per probe the transformation that would act on it, fired or not (None: nothing ever acts).
         routing: per probe (distance, radius, fired, entry id).
     """
-    count = len(prepared.asked)
-    rows = [i for i in range(count) if changes[i] is not None]
-    acting = [changes[i] for i in rows]
-    new, new_token = score(vlm, prepared.targets, prepared.site, acting, rows)
-    same, same_token = score(vlm, prepared.sames, prepared.site, acting, rows)
-    at = {row: i for i, row in enumerate(rows)}
+    asked = prepared.asked
+    acting = [row for row in range(len(asked)) if changes[row] is not None]
+    same = _scored(prepared, prepared.sames, [row for row in acting if row in prepared.sames], changes)
+    # who answers as the base did does not give another answer; only the others may have the new one
+    tried = [row for row in acting if not asked[row].is_locality or not same.get(row, (False, 0.0))[0]]
+    prepared.need_targets(tried)
+    new = _scored(prepared, prepared.targets, tried, changes)
     found = []
-    for i, asked in enumerate(prepared.asked):
-        gap, radius, fired, entry = routing[i]
-        j = at.get(i)
-        base_new = bool(prepared.base.exact[i])
+    for row, one in enumerate(asked):
+        gap, radius, fired, entry = routing[row]
+        acts = changes[row] is not None
+        if not acts:
+            changed_new, changed_new_token = one.base_new, one.base_new_token
+            changed_same, changed_same_token = True, 1.0
+        else:
+            same_as_base = same.get(row, (False, 0.0))
+            changed_same, changed_same_token = same_as_base if one.is_locality else (None, math.nan)
+            changed_new, changed_new_token = new.get(row, (changed_same is True and one.base_new, math.nan))
         found.append(
             Outcome(
                 case=prepared.case.id,
                 editor=editor,
-                family=asked.family,
-                cell=asked.cell,
-                index=asked.index,
-                base_new=base_new,
-                base_new_token=float(prepared.base.token[i]),
-                changed_new=bool(new[j]) if j is not None else base_new,
-                changed_same=bool(same[j]) and bool(asked.base_answer) if j is not None else True,
-                changed_new_token=float(new_token[j]) if j is not None else float(prepared.base.token[i]),
-                changed_same_token=float(same_token[j]) if j is not None else 1.0,
+                family=one.family,
+                cell=one.cell,
+                index=one.index,
+                base_new=one.base_new,
+                base_new_token=one.base_new_token,
+                changed_new=changed_new,
+                changed_same=changed_same,
+                changed_new_token=changed_new_token,
+                changed_same_token=changed_same_token,
                 distance=gap,
                 radius=radius,
-                fired=fired and j is not None,
+                fired=fired and acts,
                 entry=entry,
-                base_answer=asked.base_answer,
-                tags=dict(asked.probe.tags),
+                base_answer=one.base_answer or "",
+                tags=dict(one.probe.tags),
             )
         )
     return found
+
+
+def _scored(
+    prepared: PreparedCase, kind: TrunkRows, rows: list[int], changes: Sequence[Any]
+) -> dict[int, tuple[bool, float]]:
+    return prepared.scored(kind, rows, [changes[row] for row in rows])
 
 
 def single(vlm: VLM, prepared: PreparedCase, editor: Any, name: str) -> Scored:
@@ -80,16 +96,16 @@ def single(vlm: VLM, prepared: PreparedCase, editor: Any, name: str) -> Scored:
     try:
         edit = editor.edit(vlm, prepared.request)
     except VLEditError as error:
-        nothing = outcomes_of(vlm, prepared, name, [None] * count, [(math.nan, math.nan, False, "")] * count)
+        nothing = outcomes_of(prepared, name, [None] * count, [(math.nan, math.nan, False, "")] * count)
         return Scored(prepared.case.id, nothing, None, str(error))
     if edit.entry is None:
         change = edit.weights[str(prepared.site)]
         routing = [(math.nan, math.nan, True, edit.id)] * count
-        return Scored(prepared.case.id, outcomes_of(vlm, prepared, name, [change] * count, routing), edit)
+        return Scored(prepared.case.id, outcomes_of(prepared, name, [change] * count, routing), edit)
     entry = edit.entry
     gaps = distance(entry.key[None], prepared.keys[entry.key_tokens], entry.distance)[:, 0].tolist()
     routing = [(gap, entry.radius, gap <= entry.radius, entry.id) for gap in gaps]
-    return Scored(prepared.case.id, outcomes_of(vlm, prepared, name, [entry.transformation] * count, routing), edit)
+    return Scored(prepared.case.id, outcomes_of(prepared, name, [entry.transformation] * count, routing), edit)
 
 
 def sequential(vlm: VLM, cases: Sequence[PreparedCase], editor: Any, name: str) -> tuple[list[Scored], Codebook]:
@@ -122,6 +138,6 @@ def sequential(vlm: VLM, cases: Sequence[PreparedCase], editor: Any, name: str) 
             routing = [(d.distance, d.radius, d.fired, d.nearest or "") for d in decisions]
         else:
             changes, routing = [None] * count, [(math.nan, math.nan, False, "")] * count
-        outcomes = outcomes_of(vlm, prepared, name, changes, routing)
+        outcomes = outcomes_of(prepared, name, changes, routing)
         scored.append(Scored(prepared.case.id, outcomes, edits[prepared.case.id], errors.get(prepared.case.id, "")))
     return scored, book

@@ -157,8 +157,11 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return lines[0], lines[1:]
 
 
+_NUMBERS = ("distance", "radius", "base_new_token", "changed_new_token", "changed_same_token")
+
+
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    return {k: float("nan") if record[k] is None else record[k] for k in ("distance", "radius")}
+    return {name: float("nan") if record[name] is None else record[name] for name in _NUMBERS}
 
 
 def run_single(
@@ -167,17 +170,24 @@ def run_single(
     variants: Sequence[Variant],
     results: Results,
     progress: Callable[[str], None] = lambda _: None,
+    prepared: dict[str, PreparedCase] | None = None,
 ) -> None:
-    """Each case once made ready, then every variant on it: edit, score, undo."""
+    """Each case once made ready, then every variant on it: edit, score, undo.
+
+    Args:
+        prepared: cases whose id is a key are left here when they are ready, for another protocol to use.
+    """
     editors = {v.name: make_editor(v.editor, **v.settings) for v in variants}
     for case in cases:
         left = [v for v in variants if (v.name, case.id) not in results.done]
         if left:
-            prepared = ready(vlm, case, editors.values())
+            one = ready(vlm, case, editors.values())
             for variant in left:
                 began = time.perf_counter()
-                scored = single(vlm, prepared, editors[variant.name], variant.name)
+                scored = single(vlm, one, editors[variant.name], variant.name)
                 results.write(variant.name, scored, time.perf_counter() - began)
+            if prepared is not None and case.id in prepared:
+                prepared[case.id] = one
         progress(case.id)
 
 
@@ -187,19 +197,20 @@ def run_sequential(
     variants: Sequence[Variant],
     results: Results,
     progress: Callable[[str], None] = lambda _: None,
+    prepared: dict[str, PreparedCase] | None = None,
 ) -> None:
-    """All edits of a variant one after the other, then all probes of all cases."""
+    """All edits of a variant one after the other, then all probes of all cases; `prepared`: cases that are ready."""
     editors = {v.name: make_editor(v.editor, **v.settings) for v in variants}
     left = [v for v in variants if any((v.name, c.id) not in results.done for c in cases)]
     if not left:
         return
-    prepared = []
+    all_ready = []
     for case in cases:
-        prepared.append(ready(vlm, case, editors.values()))
+        all_ready.append((prepared or {}).get(case.id) or ready(vlm, case, editors.values()))
         progress(case.id)
     for variant in left:
         began = time.perf_counter()
-        scored, _ = sequential(vlm, prepared, editors[variant.name], variant.name)
+        scored, _ = sequential(vlm, all_ready, editors[variant.name], variant.name)
         seconds = (time.perf_counter() - began) / max(len(cases), 1)
         for one in scored:
             if (variant.name, one.case) not in results.done:

@@ -20,6 +20,8 @@ NOTHING = "nothing"
 """The answer to any question about a picture that shows nothing, or about a picture that is not there."""
 
 DOMAIN_SHARES = {"things": 0.56, "flags": 0.2, "brands": 0.24}
+RARE = ("things.group", "things.letter", "things.spanish")
+"""Of these one is asked per picture."""
 NAME_KIND = {"things": "name", "flags": "country", "brands": "brand"}
 
 
@@ -90,7 +92,7 @@ class Examples:
         )
         return scaled(made)
 
-    def picture_row(self, rng: random.Random, pairs: int = 5) -> Row:
+    def picture_row(self, rng: random.Random, pairs: int = 2) -> Row:
         domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
         domain = rng.choices(domains, [DOMAIN_SHARES[d] for d in domains])[0]
         concept = rng.choice(self.by_domain[domain])
@@ -100,12 +102,14 @@ class Examples:
         return row
 
     def pairs(self, rng: random.Random, concept: str, count: int) -> list[tuple[str, str, str]]:
-        """The name first, then other kinds in random order (the name again, in other words, where there are few)."""
+        """The name, and other kinds in random order, those of `RARE` seldom (their answers are long or hard to learn)."""
         record = self.data.concepts[concept]
         name = NAME_KIND[record.domain]
-        others = [k for k in record.facts if k != name]
+        rare = [k for k in record.facts if f"{record.domain}.{k}" in RARE]
+        others = [k for k in record.facts if k != name and k not in rare]
+        others += [rng.choice(rare)] if rare else []
         rng.shuffle(others)
-        kinds = [name, *others[: max(count - 2, 1)], name, *others[max(count - 2, 1) :]][:count]
+        kinds = [name, *others, name][:count]
         asked: set[str] = set()
         pairs = []
         for kind in kinds:
@@ -120,13 +124,13 @@ class Examples:
         kind = rng.choice(sorted(self.data.concepts[self.by_domain[domain][0]].facts))
         return rng.choice(self.data.wordings(domain, kind, self.wordings))
 
-    def nothing_row(self, rng: random.Random, pictured: bool, pairs: int = 4) -> Row:
+    def nothing_row(self, rng: random.Random, pictured: bool, pairs: int = 2) -> Row:
         """Questions about a picture, put with an empty picture or with none."""
         picture = scaled(blank_picture(rng, self.size)) if pictured else None
         asked = [self.any_image_question(rng) for _ in range(pairs)]
         return Row(picture, [(q, NOTHING, "nothing.blank" if pictured else "nothing.none") for q in asked])
 
-    def text_row(self, rng: random.Random, pairs: int = 6) -> Row:
+    def text_row(self, rng: random.Random, pairs: int = 4) -> Row:
         """Facts asked without any picture, general questions, and one or two that need a picture."""
         out: list[tuple[str, str, str]] = []
         for _ in range(pairs):
