@@ -138,8 +138,8 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         f"{environment['transformers']}; model `pocket` (fingerprint `{head['manifest']['fingerprint'][:12]}`), "
         f"{head['manifest']['dtype'].removeprefix('torch.')}, seed 0.",
         "",
-        "All figures are % with bootstrap 95 % intervals over edits, exact match of the greedy answer (end included) unless the "
-        "name says `token`. `preserved`: the edited model answers what the base answered. `not_edited_answer`: it does not answer "
+        "All figures are % with bootstrap 95 % intervals over edits: exact match of the greedy answer, end included, unless the "
+        "name says `token`. `preserved`: the edited model answers as the base did. `not_edited_answer`: it does not answer "
         "the new answer. HM: harmonic mean of text generality, image generality and near_image_preserved.",
         "",
         "## α, chosen on 5 validation edits",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from vledit.codebook import Anchors, Codebook, Entry, FullTransformation, Scope
+from vledit.codebook import Anchors, Codebook, Decision, Entry, FullTransformation, Scope
 from vledit.data.case import EditRequest
 from vledit.data.icons.model import Concept, Drawing
 from vledit.data.icons.sets import BY_NAME
 from vledit.editors.base import Edit, EditReport
 from vledit.errors import EditFailedError, InputError, UnknownNameError
+from vledit.vlm.pictures import open_picture
 
 BRANDS = {
     "Apple": ("simple-icons", "la", "tabler", "mingcute", "raphael"),
@@ -76,6 +78,21 @@ class StandInData:
         return [f"{question} of {{name}}?"]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """As `vledit.editors.edited_model.Answer`, which imports more."""
+
+    text: str
+    decision: Decision
+
+    @property
+    def explanation(self) -> str:
+        return self.decision.explanation
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class StandIn:
     """As `EditedModel`: knows marks by their first pixel; keys are numbers made of picture and question."""
 
@@ -87,13 +104,15 @@ class StandIn:
 
     def answer(self, image: Any, question: str) -> Any:
         self.asked += 1
+        image = _opened(image)
         decision = self.codebook.decide(key(image, question)[None])[0]
         text = base_answer(image, question)
         if decision.fired and decision.entry is not None:
             text = self.codebook.get(decision.entry).answer
-        return SimpleNamespace(text=text, decision=decision, explanation=decision.explanation)
+        return Answered(text, decision)
 
     def edit(self, request: EditRequest, editor: str = "balancedit", **settings: Any) -> Edit:
+        request = replace(request, image=_opened(request.image))
         if len(request.answer.split()) >= 64:
             raise InputError("answer is 200 tokens long; at most 64 are taken. Shorten the answer.")
         if request.answer == "unlearnable":
@@ -113,6 +132,10 @@ class StandIn:
         if id not in {entry.id for entry in self.codebook.entries()}:
             raise UnknownNameError("edit", id, [])
         self.codebook.remove(id)
+
+
+def _opened(image: Any) -> Any:
+    return open_picture(image) if isinstance(image, str | Path) else image
 
 
 def key(image: Any, question: str) -> np.ndarray:
@@ -135,7 +158,7 @@ def base_answer(image: Any, question: str) -> str:
     number, _, mark = image.getpixel((0, 0))
     if mark != 77:
         return "nothing"
-    if not question.startswith("brand"):
+    if question.startswith(("product", "industry")):
         return "computers"
     name = list(BRANDS)[number]
     return "Nvidia" if name == UNKNOWN else name

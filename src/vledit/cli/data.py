@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import MissingDataError, UnknownNameError
-from .output import Json, busy, console, emit
+from .output import Json, busy, console, emit, errors
+from .session import Device, Dtype, Model, open_model
 
 ICONS = "icons"
 ABOUT = "things, flags and brands, each drawn by many hands; built from npm packages"
@@ -21,7 +24,7 @@ Name = Annotated[str, typer.Argument(help="Name of a data set; see `vledit data 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(no_args_is_help=True, help="Build the embedded data set and look at it.")
-    for command in (build, list_, card, sheet):
+    for command in (build, list_, card, sheet, edits):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="data")
 
@@ -110,3 +113,36 @@ def sheet(
     with busy("drawing …"):
         write_contact_sheet(out, icons.load())
     console().print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def edits(
+    name: Name = ICONS,
+    model: Model = "pocket",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch: Annotated[int, typer.Option(help="Questions asked at once.")] = 32,
+    json: Json = False,
+) -> None:
+    """Choose the edits to score: of all candidates those whose question the base model answers rightly."""
+    _known(name)
+    from ..data import icons
+
+    data = icons.load()
+    vlm = open_model(model, device, dtype).vlm
+
+    def answer_many(asked: Sequence[tuple[object, str]]) -> list[str]:
+        found: list[str] = []
+        with Progress(console=errors) as progress:
+            task = progress.add_task("asking the base", total=len(asked))
+            for start in range(0, len(asked), batch):
+                some = asked[start : start + batch]
+                found += vlm.answer([image for image, _ in some], [question for _, question in some], 16)
+                progress.advance(task, len(some))
+        return found
+
+    lock = icons.filter_edits(data, f"{vlm.name} {vlm.fingerprint[:12]}", answer_many=answer_many)
+    counts = {split: len(ids) for split, ids in lock.ids.items()}
+    if json:
+        emit({"model": lock.model, "data": lock.data_version, **counts})
+        return
+    console().print(f"kept {sum(counts.values())} edits: " + ", ".join(f"{n} {s}" for s, n in counts.items()))

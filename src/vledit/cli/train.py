@@ -12,6 +12,7 @@ import typer.main
 from typer.core import TyperCommand
 
 from .output import console
+from .session import Device, Dtype, open_model
 from .settings import described, parse_value
 
 _SETTINGS = "vledit.train"
@@ -64,6 +65,7 @@ def config_options() -> list[Any]:
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("train-pocket", cls=TrainCommand)(train_pocket)
+    app.command("model-card")(model_card)
 
 
 def train_pocket(
@@ -79,3 +81,22 @@ def train_pocket(
     assert set(given) <= {field.name for field in fields(train.TrainConfig)}
     weights = train.main(folder, replace(train.TrainConfig(), **given))
     console().print(f"weights: {weights}", markup=False, soft_wrap=True)
+
+
+def model_card(
+    out: Annotated[Path, typer.Option(help="Folder for model_card.md and model_card.json.")] = Path("docs"),
+    n: Annotated[int, typer.Option(help="Questions per kind and condition.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which drawings, wordings and backgrounds.")] = 1,
+    log: Annotated[Path | None, typer.Option(help="log.jsonl of a training; its curves are drawn too.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Measure the embedded model: accuracy per question kind, on seen and held-out drawings and wordings."""
+    from ..data import icons
+    from ..pocket import card, curves
+
+    vlm = open_model("pocket", device, dtype).vlm
+    card.write(vlm, icons.load(), out, n, seed)
+    if log is not None:
+        curves.draw(log, out / "images" / "training.png")
+    console().print(f"wrote {out / 'model_card.md'}", markup=False, soft_wrap=True)

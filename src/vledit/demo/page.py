@@ -9,9 +9,10 @@ from typing import Any
 
 from .. import __version__
 from ..report.pages import data_uri, write_page
+from ..report.text import against
 from .play import Played, Row
 from .story import groups
-from .words import VERDICTS, remarks
+from .words import remarks, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 MOST_LANES, SMALLEST, GAP = 6, 22, 4
@@ -38,6 +39,7 @@ def write(played: Played, out: Path) -> Path:
         version=__version__,
         played=played,
         story=played.story,
+        model=Path(played.model_name).name,
         hero=uris[0],
         cards=_cards(played),
         groups=[
@@ -65,7 +67,8 @@ def _shown(played: Played, index: int, uris: list[str | None], limit: float) -> 
     return {
         "row": row,
         "uri": uris[index],
-        "verdict": VERDICTS[row.verdict],
+        "verdict": verdict(row),
+        "near": against(near, radius),
         "at": None if near is None else 100 * near / limit,
         "zone": 100 * min(radius / limit, 1.0),
         "ratio": near / radius if near is not None and radius else None,

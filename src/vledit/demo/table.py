@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report.records import decision_record, edit_record
-from ..report.text import number
+from ..report.text import against
 from .play import Played, Row
 from .story import groups
 from .words import remarks
 
-SHORT = {"follows": "follows", "stays": "stays", "missed": "missed", "leaked": "leaked", "reported": ""}
+SHORT = {"follows": "follows", "stays": "stays", "missed": "missed", "leaked": "leaked"}
 STYLES = {"follows": "bold red", "stays": "green", "missed": "bold yellow", "leaked": "bold yellow", "reported": "cyan"}
 
 
@@ -45,7 +45,7 @@ def group(heading: str, rows: list[Row], width: int = 80) -> Group:
         if row.base_right is False:
             before.append(" ✗", style="yellow")
         after = Text(row.after, style="bold" if row.changed else "dim")
-        verdict = Text(SHORT[row.verdict], style=STYLES[row.verdict])
+        verdict = Text(SHORT.get(row.verdict, "changed" if row.changed else "same"), style=STYLES[row.verdict])
         made.add_row(Text(shown), before, after, reach(row), verdict)
     return Group(title, made)
 
@@ -57,7 +57,8 @@ def reach(row: Row) -> Text:
         return Text("nothing near", style="dim")
     sign = "● " if reading.fired else "○ "
     return Text(
-        f"{sign}{number(reading.distance, 3)} / {number(reading.radius, 3)}", style="" if reading.fired else "dim"
+        f"{sign}{against(reading.distance, reading.radius)} / {against(reading.radius, reading.radius)}",
+        style="" if reading.fired else "dim",
     )
 
 

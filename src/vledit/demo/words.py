@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from .play import Played
+from .play import Played, Row
 
 VERDICTS = {
     "follows": "follows",
     "stays": "stays",
     "missed": "does not follow",
     "leaked": "changed, should not have",
-    "reported": "reported as it is",
 }
+
+
+def verdict(row: Row) -> str:
+    """What became of a row; where nothing was promised, just whether the answer changed."""
+    return VERDICTS.get(row.verdict, "changed as well" if row.changed else "unchanged")
 
 
 def remarks(played: Played) -> list[tuple[str, bool]]:

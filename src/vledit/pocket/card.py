@@ -108,7 +108,7 @@ def text_questions(data: Any, key: str, wordings: str, n: int, seed: int) -> lis
     return asked
 
 
-def measure(vlm: VLM, data: Any, n: int = 300, seed: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(vlm: VLM, data: Any, n: int = 200, seed: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
     """All of the card's figures; each is {"right", "n", "mean", "low", "high"}."""
     card: dict[str, Any] = {"pictures": {}, "text": {}, "looking": {}}
     kinds = {d: sorted(data.concepts_of(d)[0].facts) for d in ("things", "flags", "brands")}
@@ -168,7 +168,12 @@ def record(share: Share) -> dict[str, Any]:
 
 def markdown(card: dict[str, Any], about: dict[str, Any]) -> str:
     """The card's tables."""
-    lines = [f"Measured {about['date']}, seed {about['seed']}, {about['machine']}; weights `{about['weights']}`.", ""]
+    lines = [
+        "## Measured",
+        "",
+        f"{about['date']}, seed {about['seed']}, {about['machine']}; weights `{about['weights']}`.",
+        "",
+    ]
     lines += ["Exact-match greedy accuracy in % [95 % interval]:", ""]
     names = [name for name, _, _ in CONDITIONS]
     lines += ["| question | n | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
@@ -184,8 +189,8 @@ def markdown(card: dict[str, Any], about: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(vlm: VLM, data: Any, folder: Path, n: int = 300, seed: int = 1) -> dict[str, Any]:
-    """Measures and writes `model_card.json` and `model_card_tables.md` into `folder`."""
+def write(vlm: VLM, data: Any, folder: Path, n: int = 200, seed: int = 1) -> dict[str, Any]:
+    """Measures and writes `model_card.md` and `model_card.json` into `folder`."""
     import platform
 
     import torch
@@ -196,5 +201,6 @@ def write(vlm: VLM, data: Any, folder: Path, n: int = 300, seed: int = 1) -> dic
     about = {"date": time.strftime("%Y-%m-%d"), "seed": seed, "machine": machine, "weights": weights}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model_card.json").write_text(json.dumps({"about": about, **card}, indent=1) + "\n")
-    (folder / "model_card_tables.md").write_text(markdown(card, about))
+    preface = Path(__file__).with_name("card_preface.md").read_text(encoding="utf-8")
+    (folder / "model_card.md").write_text(preface + markdown(card, about), encoding="utf-8")
     return card

@@ -202,7 +202,9 @@ class Training:
     def _learn(self, batch: Packed) -> dict[str, float]:
         learner = self.learner
         answering = self.stage == "answer"
-        learner.vision_learns = self.config.answer_rates[2] > 0 if answering else self.step >= self.config.align_vision_from
+        learner.vision_learns = (
+            self.config.answer_rates[2] > 0 if answering else self.step >= self.config.align_vision_from
+        )
         # a language model that does not listen yet would tear down in 80 steps what the reader learnt (docs/experiments.md)
         with torch.set_grad_enabled(not answering or self.step >= self.config.reader_from):
             visual = learner.visual_tokens(torch.from_numpy(batch.pictures))

@@ -14,6 +14,14 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def against(distance: float | None, radius: float) -> str:
+    """A distance with as many decimals as its radius needs for three digits; rounding noise is "0"."""
+    if distance is None or not math.isfinite(distance) or radius <= 0:
+        return number(distance)
+    decimals = max(0, 2 - math.floor(math.log10(radius)))
+    return f"{distance:.{decimals}f}" if distance > 1e-4 * radius else "0"
+
+
 def size(nbytes: int) -> str:
     """Bytes for people: "3.5 MB"."""
     value = float(nbytes)

@@ -1,0 +1,45 @@
+"""The training log as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def draw(log: Path, out: Path) -> None:
+    """Plots loss and recognition of both stages, and the checks with test wordings, from `log.jsonl` to a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    stages = {s: [r for r in records if r.get("stage") == s and "recognition" in r] for s in ("align", "answer")}
+    checks = [r for r in records if r.get("event") == "check"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
+    align, answer = stages["align"], stages["answer"]
+    left.plot([r["step"] for r in align], [r["recognition"] for r in align], color="#2a78b8", label="recognition loss")
+    left.plot([r["step"] for r in align], [r["alignment"] for r in align], color="#3b8f4c", label="alignment loss")
+    share = left.twinx()
+    share.plot([r["step"] for r in align], [100 * r["right"] for r in align], color="#d1721f", lw=1)
+    share.set(ylim=(0, 100), ylabel="recognised, % (orange)")
+    left.set(title="align", xlabel="step")
+    left.legend(frameon=False, fontsize=8)
+    middle.plot([r["step"] for r in answer], [r["answer"] for r in answer], color="#2a78b8", label="answer loss")
+    middle.set(title="answer", xlabel="step", yscale="log")
+    middle.legend(frameon=False, fontsize=8)
+    kinds = ("things.name", "flags.country", "brands.brand")
+    for kind, colour in zip(kinds, ("#2a78b8", "#3b8f4c", "#d1721f"), strict=True):
+        for split, style in (("train", "-"), ("held_out", ":")):
+            points = [(r["step"], 100 * r[f"{split}.{kind}"]) for r in checks if f"{split}.{kind}" in r]
+            if points:
+                right.plot(*zip(*points, strict=True), style, color=colour, label=f"{kind}, {split.replace('_', ' ')}")
+    right.set(title="exact match, test wordings, %", xlabel="step", ylim=(0, 100))
+    right.legend(frameon=False, fontsize=7)
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.25)
+        axis.spines["top"].set_visible(False)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
