@@ -55,7 +55,7 @@ def test_version(cli: Cli):
 
 def test_every_group_registers_and_has_help(cli: Cli):
     shown = cli("--help").out
-    for name in ("demo", "ask", "edit", "codebook", "data", "train-pocket", "models", "editors"):
+    for name in ("demo", "ask", "edit", "codebook", "data", "bench", "choose-alpha", "model-card", "models", "editors"):
         assert name in shown
         assert cli(name, "--help").code == 0
 

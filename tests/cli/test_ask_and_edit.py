@@ -108,6 +108,13 @@ def test_a_taken_id_is_refused_before_anything_is_trained(cli: Cli, apple: Path,
     assert "an entry 'mine' already" in ran.err
 
 
+def test_a_codebook_that_cannot_be_written_is_told_before_the_model_is_loaded(cli: Cli, apple: Path, monkeypatch):
+    monkeypatch.setattr(session, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    ran = edit(cli, apple, "--codebook", "no/such/folder/b.vledit")
+    assert ran.code == 2
+    assert "there is no folder" in ran.err
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "there is no file"), (b"", "empty file"), (b"GIF89a..", ""), (b"text", "not a picture")],

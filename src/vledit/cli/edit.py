@@ -54,7 +54,9 @@ def edit(
     picture = read_picture(image)
     chosen = _settings(editor, settings or [])
     if codebook.exists():
-        check_codebook(codebook)
+        check_codebook(codebook, writable=True)
+    elif not codebook.absolute().parent.is_dir():
+        raise InputError(f"--codebook: there is no folder '{codebook.parent}' to write '{codebook.name}' into.")
     edited = open_model(model, device, dtype)
     book = use_codebook(edited, codebook) if codebook.exists() else edited.codebook
     if id and id in {entry.id for entry in book.entries()}:

@@ -50,11 +50,17 @@ def read_picture(path: Path | None) -> Any:
     return open_picture(path)
 
 
-def check_codebook(path: Path) -> None:
-    """Reads the codebook once without a model, so that a damaged file is told before minutes of loading."""
-    from ..codebook import Codebook
+def check_codebook(path: Path, writable: bool = False) -> None:
+    """Reads the codebook once without a model, so that an unfit file is told before minutes of loading and training.
 
-    Codebook.open(path, readonly=True).close()
+    Raises: CodebookError.
+    """
+    from ..codebook import Codebook
+    from ..errors import CodebookError
+
+    with Codebook.open(path, readonly=not writable) as book:
+        if writable and book.readonly:
+            raise CodebookError(f"codebook '{path}' cannot be written. Check its permissions, or copy it.")
 
 
 def use_codebook(model: EditedModel, path: Path, readonly: bool = False) -> Codebook:

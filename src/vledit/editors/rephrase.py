@@ -45,11 +45,9 @@ def choose(vlm: VLM, request: EditRequest, source: str = "auto", similarity: flo
     if source not in SOURCES:
         raise UnknownNameError("rephrase source", source, SOURCES)
     refused: list[str] = []
-    expected = None
     for name, wording in _candidates(vlm, request, source):
         if name == "backbone":
-            expected = expected or vlm.answer([request.image], [request.question])[0]
-            if reason := unfit(vlm, request, wording, expected, similarity):
+            if reason := unfit(vlm, request, wording, similarity):
                 refused.append(f"backbone: {reason}")
                 continue
         elif _plain(wording) == _plain(request.question) or not wording.strip():
@@ -76,7 +74,7 @@ def _called(rephraser: Callable[[str], Iterable[str]], question: str) -> Iterabl
     return rephraser(question)
 
 
-def unfit(vlm: VLM, request: EditRequest, wording: str, expected: str, similarity: float) -> str:
+def unfit(vlm: VLM, request: EditRequest, wording: str, similarity: float) -> str:
     """Why a wording by the backbone cannot be the positive sample; empty where it can."""
     if not wording or _plain(wording) == _plain(request.question):
         return f"{wording!r} is no other wording"
@@ -85,7 +83,7 @@ def unfit(vlm: VLM, request: EditRequest, wording: str, expected: str, similarit
     found = cosine(vlm, request.question, wording)
     if found < similarity:
         return f"{_short(wording)!r} is too far from the question (cosine {found:.2f} < {similarity})"
-    answer = vlm.answer([request.image], [wording])[0]
+    expected, answer = vlm.answer([request.image] * 2, [request.question, wording])
     if answer != expected:
         return f"{_short(wording)!r} is answered '{_short(answer)}', the question '{_short(expected)}'"
     return ""

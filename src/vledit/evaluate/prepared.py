@@ -22,6 +22,7 @@ from ..data.case import EditCase, EditRequest, Probe
 from ..editors.balancedit import pool
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture
+from ..vlm.tail import SiteTail
 
 RELIABILITY = "reliability"
 MAX_NEW_TOKENS = 16
@@ -52,28 +53,37 @@ class Asked:
 
 
 class TrunkRows:
-    """Trunks of some of a case's rows, possibly in several batches."""
+    """Trunks of some of a case's rows, possibly in several batches, each with its tail above the site."""
 
     def __init__(self) -> None:
         self._at: dict[int, tuple[Trunk, int]] = {}
+        self._tails: dict[int, SiteTail] = {}
 
-    def add(self, trunk: Trunk, rows: Sequence[int], keep: Sequence[int] | None = None) -> None:
-        """`rows`: the case's row of each row of `trunk`; `keep`: positions in it to keep, all by default."""
-        for i in range(len(rows)) if keep is None else keep:
-            self._at[rows[i]] = (trunk, i)
+    def add(self, trunk: Trunk, rows: Sequence[int]) -> None:
+        """`rows`: the case's row of each row of `trunk`."""
+        for i, row in enumerate(rows):
+            self._at[row] = (trunk, i)
+
+    def discard(self, row: int) -> None:
+        """Forgets a row."""
+        self._at.pop(row, None)
 
     def __contains__(self, row: int) -> bool:
         return row in self._at
 
-    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Trunk, list[int]]]:
-        """Yields (trunk of exactly these rows, rows), batch by batch."""
+    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Trunk, list[int], list[int]]]:
+        """Yields (trunk, rows, the row of the trunk that each is), batch by batch."""
         groups: dict[int, list[int]] = {}
         for row in rows:
             groups.setdefault(id(self._at[row][0]), []).append(row)
         for some in groups.values():
-            trunk = self._at[some[0]][0]
-            local = [self._at[row][1] for row in some]
-            yield (trunk if local == list(range(len(trunk))) else trunk.select(local)), some
+            yield self._at[some[0]][0], some, [self._at[row][1] for row in some]
+
+    def tail(self, vlm: VLM, trunk: Trunk, site: Site) -> SiteTail:
+        """The part of the model above the site for this trunk, made once."""
+        if id(trunk) not in self._tails:
+            self._tails[id(trunk)] = vlm.site_tail(trunk, site)
+        return self._tails[id(trunk)]
 
 
 @dataclass
@@ -108,14 +118,33 @@ class PreparedCase:
             self.targets.add(self.trunk(missing, [self.asked[row].target for row in missing]), missing)
 
     def scored(self, kind: TrunkRows, rows: Sequence[int], changes: Sequence[Any]) -> dict[int, tuple[bool, float]]:
-        """Row → (exact, token) of the forced answer, with each row's change acting."""
+        """Row → (exact, token) of the forced answer, with each row's change acting: what `VLM.verify` says, from the tail."""
         of_row = dict(zip(rows, changes, strict=True))
         found: dict[int, tuple[bool, float]] = {}
-        for trunk, some in kind.batches(rows):
-            verified = self.vlm.verify(trunk, self.site, [of_row[row] for row in some])
-            results = zip(some, verified.exact.tolist(), verified.token.tolist(), strict=True)
-            found.update({row: (exact, token) for row, exact, token in results})
+        for trunk, some, local in kind.batches(rows):
+            tail = kind.tail(self.vlm, trunk, self.site)
+            with torch.inference_mode():
+                logits = tail.logits(_deltas(tail, {i: of_row[row] for row, i in zip(some, local, strict=True)}))
+                right = logits.float().argmax(-1) == tail.targets
+            for row, i in zip(some, local, strict=True):
+                share = float(right[tail.target_rows == i].float().mean())
+                found[row] = (share == 1.0, share)
         return found
+
+
+def _deltas(tail: SiteTail, changes: dict[int, Any]) -> Tensor | None:
+    """What each row's change adds to the site's output at the tail's positions, (N, out); None where nothing acts."""
+    groups: dict[int, tuple[Any, list[int]]] = {}
+    for row, change in changes.items():
+        if change is not None:
+            groups.setdefault(id(change), (change, []))[1].append(row)
+    if not groups:
+        return None
+    deltas = torch.zeros(len(tail.rows), tail.vlm.site_module(tail.site).out_features, device=tail.inputs.device)
+    for change, rows in groups.values():
+        where = torch.isin(tail.rows, torch.tensor(rows, device=tail.rows.device))
+        deltas[where] = change.delta(tail.inputs[where]).to(deltas)
+    return deltas
 
 
 def prepare(vlm: VLM, case: EditCase, site: Site, key_tokens: tuple[str, ...] = ("mean",)) -> PreparedCase:
@@ -142,11 +171,13 @@ def ask_base(prepared: PreparedCase, rows: list[int]) -> None:
     if known:
         answers = [prepared.asked[row].probe.answer or "" for row in known]
         trunk = prepared.trunk(known, answers)
-        exact = prepared.vlm.verify(trunk, prepared.site).exact.tolist()
-        right = [i for i, value in enumerate(exact) if value]
-        prepared.sames.add(trunk, known, right)
-        for i in right:
-            prepared.asked[known[i]].base_answer = answers[i]
+        prepared.sames.add(trunk, known)
+        scored = prepared.scored(prepared.sames, known, [None] * len(known))
+        for row, answer in zip(known, answers, strict=True):
+            if scored[row][0]:
+                prepared.asked[row].base_answer = answer
+            else:
+                prepared.sames.discard(row)
     left = [row for row in rows if prepared.asked[row].base_answer is None]
     if left:
         questions = [prepared.asked[row].probe.question for row in left]
@@ -171,9 +202,10 @@ def read_keys(prepared: PreparedCase, key_tokens: Sequence[str]) -> None:
     from_targets = [row for row in range(count) if row not in prepared.sames]
     found: dict[str, list[Tensor | None]] = {tokens: [None] * count for tokens in key_tokens}
     for kind, rows in ((prepared.sames, from_sames), (prepared.targets, from_targets)):
-        for trunk, some in kind.batches(rows):
+        for trunk, some, local in kind.batches(rows):
             inputs = vlm.site_input(trunk, prepared.site)
             for tokens in key_tokens:
-                for row, key in zip(some, pool(inputs, trunk.encoded, tokens), strict=True):
-                    found[tokens][row] = key
+                keys = pool(inputs, trunk.encoded, tokens)
+                for row, i in zip(some, local, strict=True):
+                    found[tokens][row] = keys[i]
     prepared.keys = {tokens: torch.stack([k for k in keys if k is not None]) for tokens, keys in found.items()}
