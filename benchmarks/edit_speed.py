@@ -3,7 +3,7 @@
 The plain way is what editing code commonly does: the whole model forward and backward, to the site's weights, at each of 50
 Adam steps, no early stop.  Both train the same site on the same answers; both must end with the new answer.
 
-    .venv/bin/python benchmarks/edit_speed.py [--edits 5] [--json out.json]
+    .venv/bin/python benchmarks/edit_speed.py [--edits 3] [--json out.json]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plain_edit(vlm: VLM, request: Any, steps: int = 50, rate: float = 1e-3) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--edits", type=int, default=5)
+    parser.add_argument("--edits", type=int, default=3)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
