@@ -123,7 +123,7 @@ def _known_mark(
         if name not in marks:
             continue
         said = ""
-        for drawing in sorted(data.drawings_of(marks[name].id), key=lambda drawing: drawing.split != "train"):
+        for drawing in sorted(data.drawings_of(marks[name].id), key=_plainness):
             said = ask(_picture(data, drawing), question)
             if is_right(said, name):
                 return marks[name], drawing, tuple(passed)
@@ -132,6 +132,11 @@ def _known_mark(
         f"--brand: the base model names no drawing of {', '.join(names)} rightly, so there is nothing to rename. "
         "Give another --brand."
     )
+
+
+def _plainness(drawing: Drawing) -> tuple[bool, bool]:
+    """Drawings of vendors that the base has seen come first, and of those the plain mark before a decorated tile."""
+    return drawing.split != "train", drawing.style != "mono"
 
 
 def other_hands(data: IconData, original: Drawing) -> list[Drawing]:

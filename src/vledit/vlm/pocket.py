@@ -33,7 +33,7 @@ FAMILY = Family(
     image_token="<image>",
     count_image_tokens=lambda config: config.num_query_tokens,
     default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
+    default_alpha=0.3,  # `vledit choose-alpha`, 5 validation edits of `icons`, full transformation (docs/results.md)
     prepare=_register_classes,
     load_processor=_load_processor,
 )
