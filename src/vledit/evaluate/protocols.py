@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..codebook import Codebook
+from ..codebook import Codebook, Decision
 from ..codebook.scope import distance
 from ..editors.base import Edit
 from ..editors.edited_model import new_codebook
@@ -135,9 +135,16 @@ def sequential(vlm: VLM, cases: Sequence[PreparedCase], editor: Any, name: str) 
             query = next(iter(book.router.queries()))
             decisions = book.decide(prepared.keys[query.key_tokens])
             changes = [book.get(d.nearest).transformation if d.fired and d.nearest else None for d in decisions]
-            routing = [(d.distance, d.radius, d.fired, d.nearest or "") for d in decisions]
+            routing = [_routed(decision) for decision in decisions]
         else:
             changes, routing = [None] * count, [(math.nan, math.nan, False, "")] * count
         outcomes = outcomes_of(prepared, name, changes, routing)
         scored.append(Scored(prepared.case.id, outcomes, edits[prepared.case.id], errors.get(prepared.case.id, "")))
     return scored, book
+
+
+def _routed(decision: Decision) -> Routed:
+    """The decision as numbers: no distance is NaN."""
+    distance = math.nan if decision.distance is None else decision.distance
+    radius = math.nan if decision.radius is None else decision.radius
+    return distance, radius, decision.fired, decision.nearest or ""
