@@ -16,6 +16,7 @@ from vledit.cli import session
 from vledit.cli.output import number, plain, size
 from vledit.cli.settings import parse_settings, parse_value
 from vledit.errors import InputError, UnknownNameError
+from vledit.report.text import against, share
 
 from .conftest import Cli
 
@@ -159,5 +160,7 @@ def test_settings_are_read_as_their_type():
 
 def test_numbers_for_people_and_for_json():
     assert (number(None), number(float("inf")), number(1.23456)) == ("–", "∞", "1.235")
+    assert (against(3e-5, 41.3), against(4.23, 41.3), against(0.1234, 0.35)) == ("0", "4.2", "0.123")
+    assert (share(0.5), share(1.0021)) == ("0.50", "1.00210")
     assert [size(n) for n in (12, 3_500_000, 2_000)] == ["12 B", "3.5 MB", "2 kB"]
     assert plain({"a": float("inf"), "b": (1, Path("x"))}) == {"a": None, "b": [1, "x"]}

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..report.pages import data_uri, write_page
-from ..report.text import against
+from ..report.text import against, share
 from .play import Played, Row
 from .story import groups
 from .words import remarks, verdict
@@ -71,7 +71,7 @@ def _shown(played: Played, index: int, uris: list[str | None], limit: float) -> 
         "near": against(near, radius),
         "at": None if near is None else 100 * near / limit,
         "zone": 100 * min(radius / limit, 1.0),
-        "ratio": near / radius if near is not None and radius else None,
+        "ratio": None if near is None or not radius else share(near / radius),
     }
 
 

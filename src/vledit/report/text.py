@@ -22,6 +22,11 @@ def against(distance: float | None, radius: float) -> str:
     return f"{distance:.{decimals}f}" if distance > 1e-4 * radius else "0"
 
 
+def share(ratio: float) -> str:
+    """Distance over radius with two decimals, and more where two would hide which side of the radius it is on."""
+    return f"{ratio:.2f}" if abs(ratio - 1) >= 0.005 else f"{ratio:.5f}"
+
+
 def size(nbytes: int) -> str:
     """Bytes for people: "3.5 MB"."""
     value = float(nbytes)
