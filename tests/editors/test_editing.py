@@ -168,6 +168,11 @@ def test_weight_edits_follow_each_other(vlm):
     second = EditRequest(picture(5), QUESTIONS[1], "the beach")
     model.edit(second, "ft", **settings("ft", "full"))
     assert model.answer(second.image, second.question).text == "the beach"
+    first, newest = model.weights
+    with pytest.raises(InputError, match=newest):
+        model.remove(first)
+    model.remove(newest)
+    assert model.answer(REQUEST.image, REQUEST.question).text == "two cups"
 
 
 @pytest.mark.parametrize(

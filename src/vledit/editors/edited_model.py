@@ -99,9 +99,12 @@ class EditedModel:
     def remove(self, id: str) -> None:
         """Takes an edit out; what it did is gone bit for bit.  A codebook entry can be restored.
 
-        Raises: UnknownNameError where there is no such edit.
+        Raises: UnknownNameError where there is no such edit; InputError for a weight edit that later ones started from.
         """
         if id in self.weights:
+            newest = next(reversed(self.weights))
+            if id != newest:
+                raise InputError(f"id: later weight edits were trained on top of '{id}'; remove '{newest}' first.")
             del self.weights[id]
         elif id in {entry.id for entry in self.codebook.entries()}:
             self.codebook.remove(id)

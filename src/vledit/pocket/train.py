@@ -35,10 +35,10 @@ class TrainConfig:
     """Settings of a training run; the same settings and seed give a model of the same quality."""
 
     seed: int = 0
-    align_steps: int = 1500
-    align_vision_from: int = 1200
+    align_steps: int = 1240
+    align_vision_from: int = 1000
     align_batch: int = 32
-    answer_steps: int = 2400
+    answer_steps: int = 1850
     answer_batch: int = 19
     length: int = 76
     rank: int = 16
