@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SCHEMA = 1
@@ -77,24 +75,6 @@ class Outcome:
     def with_radius(self, radius: float) -> Outcome:
         """The same probe had the entry another radius."""
         return replace(self, radius=radius, fired=bool(self.distance <= radius))
-
-
-def write(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Appends outcomes to a JSONL file; NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for outcome in outcomes:
-            file.write(json.dumps(plain(asdict(outcome)), ensure_ascii=False) + "\n")
-
-
-def read(path: Path) -> Iterator[Outcome]:
-    """Yields the outcomes of a results file; other records in it are passed over."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            if "changed_new" in record:
-                numbers = {k: math.nan if record[k] is None else record[k] for k in ("distance", "radius")}
-                yield Outcome(**{**record, **numbers})
 
 
 def plain(value: Any) -> Any:
