@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaModel
 
 from tests.vlm.models import pocket_tokenizer
@@ -20,6 +21,7 @@ from vledit.pocket.examples import blank_picture, scaled
 from vledit.pocket.lora import LoRALinear, merged_weight
 from vledit.pocket.modeling import PocketForConditionalGeneration
 from vledit.pocket.packing import IGNORED, Packer, Row, attention_mask
+from vledit.pocket.redrawing import redrawn, spoiled
 
 torch.set_num_threads(1)
 
@@ -146,11 +148,67 @@ def test_merging_lora_gives_what_training_computed():
     assert torch.allclose(adapter(x), x @ merged.T, atol=1e-5)
 
 
-def tiny_pocket() -> PocketForConditionalGeneration:
+def tiny_pocket(memory_slots: int = 0) -> PocketForConditionalGeneration:
     text = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    return PocketForConditionalGeneration(
-        PocketConfig(text_config=text, image_size=64, qformer_hidden_size=24, qformer_layers=1, qformer_heads=2)
-    )
+    sizes = {"image_size": 64, "qformer_hidden_size": 24, "qformer_layers": 1, "qformer_heads": 2}
+    return PocketForConditionalGeneration(PocketConfig(text_config=text, memory_slots=memory_slots, **sizes))
+
+
+def test_the_memory_adds_what_the_nearest_slots_hold_to_the_first_tokens_only():
+    torch.manual_seed(0)
+    memory = tiny_pocket(memory_slots=5).qformer
+    queries = torch.randn(2, 32, 24)
+    with torch.no_grad():
+        found, logits = memory.recall(queries)
+        expected = queries.clone()
+        for row in range(2):
+            scores = memory.memory_keys.weight @ queries[row].mean(0) + memory.memory_keys.bias
+            shares = (scores - scores.max()).exp()
+            shares = shares / shares.sum()
+            for slot in range(5):
+                for token in range(3):
+                    expected[row, token] += shares[slot] * memory.memory_values[slot, token * 24 : (token + 1) * 24]
+    assert logits.shape == (2, 5)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(found[:, 3:], queries[:, 3:])
+
+
+def test_without_a_memory_the_queries_go_through_untouched():
+    queries = torch.randn(2, 32, 24)
+    found, logits = tiny_pocket().qformer.recall(queries)
+    assert found is queries
+    assert logits is None
+
+
+def drawing() -> Image.Image:
+    picture = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=(200, 40, 40, 255), outline=(20, 20, 20, 255), width=6)
+    return picture
+
+
+def colours(picture: Image.Image) -> set[tuple[int, ...]]:
+    return {p[:3] for p in picture.convert("RGBA").getdata() if p[3] == 255}
+
+
+def test_redrawing_varies_things_but_never_a_flags_colours():
+    things = [redrawn(drawing(), "colour", "things", random.Random(i)) for i in range(60)]
+    flags = [redrawn(drawing(), "colour", "flags", random.Random(i)) for i in range(60)]
+    assert {style for _, style in things} == {"colour", "mono"}
+    assert len({picture.tobytes() for picture, _ in things}) > 20
+    for picture, style in flags:
+        assert style == "colour"
+        assert min(abs(r - 200) + abs(g - 40) + abs(b - 40) for r, g, b in colours(picture)) < 12
+    assert any(max(r - g for r, g, _ in colours(p) or {(0, 0, 0)}) < 60 for p, _ in things)
+
+
+def test_redrawing_and_spoiling_depend_on_the_seed_alone_and_keep_the_size():
+    for i in range(20):
+        first, again = (redrawn(drawing(), "colour", "things", random.Random(i)) for _ in range(2))
+        assert first[0].tobytes() == again[0].tobytes()
+        assert first[0].size == (96, 96)
+        assert np.asarray(first[0])[..., 3].max() > 0, "nothing is left of the drawing"
+        spoilt = spoiled(drawing().convert("RGB"), random.Random(i))
+        assert spoilt.size == (96, 96)
 
 
 def test_trained_weights_must_fit_to_the_last_tensor():

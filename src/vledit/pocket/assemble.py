@@ -60,7 +60,7 @@ def name_image_token(path: Path) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False))
 
 
-def new_model(dtype: Any = None, image_size: int = 192) -> tuple[Any, Any]:
+def new_model(dtype: Any = None, image_size: int = 192, memory_slots: int = 0) -> tuple[Any, Any]:
     """A model with third-party weights below and above and fresh Q-Former and projection; (model, tokenizer)."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -71,7 +71,8 @@ def new_model(dtype: Any = None, image_size: int = 192) -> tuple[Any, Any]:
 
     folder = base_language_model()
     text_config = LlamaConfig.from_pretrained(folder)
-    model = PocketForConditionalGeneration(PocketConfig(text_config=text_config, image_size=image_size))
+    config = PocketConfig(text_config=text_config, image_size=image_size, memory_slots=memory_slots)
+    model = PocketForConditionalGeneration(config)
     language = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.language_model.load_state_dict(language.state_dict())
     published = torch.load(fetch(EFFICIENTNET), weights_only=True, map_location="cpu")
@@ -100,10 +101,11 @@ def ensure_pocket(progress: bool = True, weights: Path | None = None) -> Path:
     import torch
     from safetensors import safe_open
 
-    model, tokenizer = new_model()
     with safe_open(weights, "pt") as file:
         trained = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         settings = json.loads(file.metadata()["settings"])
+    slots = trained.get("qformer.memory_values")
+    model, tokenizer = new_model(memory_slots=len(slots) if slots is not None else 0)
     load_trained(model, trained, settings["lora_scale"])
     model.config.weights_id = digest
     model.generation_config.eos_token_id = model.config.text_config.eos_token_id
@@ -134,7 +136,8 @@ def load_trained(model: Any, trained: dict[str, Any], lora_scale: float) -> None
             seen.add(name)
         else:
             unknown.append(name)
-    missing = [n for n in own if n.startswith(("qformer.", "language_projection.")) and n not in seen]
+    ours = ("qformer.", "language_projection.")
+    missing = [n for n, t in own.items() if n.startswith(ours) and n not in seen and t.numel()]
     if unknown or missing:
         raise MissingDataError(f"trained weights do not fit this model: surplus {unknown}, missing {missing}")
     for module, factors in pairs.items():

@@ -19,6 +19,7 @@ class PocketConfig(PreTrainedConfig):
         image_size: side of the square input picture, in pixels.
         num_query_tokens: visual tokens per picture (32, as BLIP-2 and MiniGPT-4 have).
         qformer_hidden_size, qformer_layers, qformer_heads, qformer_intermediate_size: the Q-Former's sizes.
+        memory_slots, memory_tokens: what the Q-Former remembers (`PocketQFormer`): slots, visual tokens per slot; 0 for none.
         image_token_id: id of the placeholder that each visual token replaces.
         weights_id: short hash of the trained weights this checkpoint was assembled from, empty for none.
     """
@@ -35,6 +36,8 @@ class PocketConfig(PreTrainedConfig):
         qformer_layers: int = 2,
         qformer_heads: int = 6,
         qformer_intermediate_size: int = 1536,
+        memory_slots: int = 0,
+        memory_tokens: int = 3,
         image_token_id: int = IMAGE_TOKEN_ID,
         weights_id: str = "",
         **kwargs: Any,
@@ -48,6 +51,8 @@ class PocketConfig(PreTrainedConfig):
         self.qformer_layers = qformer_layers
         self.qformer_heads = qformer_heads
         self.qformer_intermediate_size = qformer_intermediate_size
+        self.memory_slots = memory_slots
+        self.memory_tokens = memory_tokens
         self.image_token_id = image_token_id
         self.weights_id = weights_id
         kwargs.setdefault("tie_word_embeddings", True)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from .packing import Row
+from .redrawing import redrawn, spoiled
 
 NOTHING = "nothing"
 """The answer to any question about a picture that shows nothing, or about a picture that is not there."""
@@ -22,6 +23,8 @@ NOTHING = "nothing"
 DOMAIN_SHARES = {"things": 0.56, "flags": 0.2, "brands": 0.24}
 RARE = ("things.group", "things.letter", "things.spanish")
 """Of these one is asked per picture."""
+OFTEN = {"flags.capital": 2.5, "flags.continent": 0.4, "brands.product": 1.5}
+"""How much more often than its siblings a kind is asked: many different answers need more questions."""
 NAME_KIND = {"things": "name", "flags": "country", "brands": "brand"}
 
 
@@ -64,6 +67,8 @@ class Examples:
         self.data, self.size, self.wordings = data, size, wordings
         self.concepts = sorted(data.concepts)
         self.index = {c: i for i, c in enumerate(self.concepts)}
+        self.nothing = len(self.concepts)
+        self.names = [data.concepts[c].name for c in self.concepts] + [NOTHING]
         self.by_domain: dict[str, list[str]] = {}
         self.drawings: dict[str, list[Any]] = {}
         self._opened: dict[str, Image.Image] = {}
@@ -74,30 +79,32 @@ class Examples:
             if concept in self.drawings:
                 self.by_domain.setdefault(data.concepts[concept].domain, []).append(concept)
 
-    def picture(self, drawing: Any, seed: int, mode: Any = "augment") -> np.ndarray:
-        """(3, S, S) float16: the drawing on a background; opened drawings are kept, there are a few thousand small ones."""
+    def picture(self, drawing: Any, seed: int, mode: Any = "augment", redraw: bool = False) -> np.ndarray:
+        """(3, S, S) float16: the drawing on a background; opened drawings are kept, there are a few thousand small ones.
+
+        redraw: vary how it is drawn as well (`redrawing`), as other hands would; what training sees.
+        """
         from ..data.icons.compositing import composite
 
         if drawing.id not in self._opened:
             self._opened[drawing.id] = self.data.picture(drawing)
         domain = self.data.concepts[drawing.concept].domain
+        opened, style = self._opened[drawing.id], drawing.style
+        rng = random.Random(f"redraw/{drawing.id}/{seed}")
+        if redraw:
+            opened, style = redrawn(opened, style, domain, rng)
         made = composite(
-            self._opened[drawing.id],
-            f"{drawing.id}/{seed}",
-            mode,
-            self.size,
-            style=drawing.style,
-            colour=drawing.colour,
-            domain=domain,
+            opened, f"{drawing.id}/{seed}", mode, self.size, style=style, colour=drawing.colour, domain=domain
         )
-        return scaled(made)
+        return scaled(spoiled(made, rng) if redraw else made)
 
     def picture_row(self, rng: random.Random, pairs: int = 2) -> Row:
         domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
         domain = rng.choices(domains, [DOMAIN_SHARES[d] for d in domains])[0]
         concept = rng.choice(self.by_domain[domain])
         drawing = rng.choice(self.drawings[concept])
-        row = Row(self.picture(drawing, rng.randrange(2**31)), self.pairs(rng, concept, pairs), self.index[concept])
+        picture = self.picture(drawing, rng.randrange(2**31), redraw=True)
+        row = Row(picture, self.pairs(rng, concept, pairs), self.index[concept])
         row.tags.update(domain=domain, concept=concept)
         return row
 
@@ -108,7 +115,8 @@ class Examples:
         rare = [k for k in record.facts if f"{record.domain}.{k}" in RARE]
         others = [k for k in record.facts if k != name and k not in rare]
         others += [rng.choice(rare)] if rare else []
-        rng.shuffle(others)
+        weights = {k: rng.random() ** (1 / OFTEN.get(f"{record.domain}.{k}", 1.0)) for k in others}
+        others.sort(key=weights.__getitem__, reverse=True)  # a weighted draw without replacement
         kinds = [name, *others, name][:count]
         asked: set[str] = set()
         pairs = []
@@ -128,7 +136,8 @@ class Examples:
         """Questions about a picture, put with an empty picture or with none."""
         picture = scaled(blank_picture(rng, self.size)) if pictured else None
         asked = [self.any_image_question(rng) for _ in range(pairs)]
-        return Row(picture, [(q, NOTHING, "nothing.blank" if pictured else "nothing.none") for q in asked])
+        kind = "nothing.blank" if pictured else "nothing.none"
+        return Row(picture, [(q, NOTHING, kind) for q in asked], self.nothing if pictured else -1)
 
     def text_row(self, rng: random.Random, pairs: int = 4) -> Row:
         """Facts asked without any picture, general questions, and one or two that need a picture."""

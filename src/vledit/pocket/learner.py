@@ -27,7 +27,7 @@ class Learner(nn.Module):
 
     def __init__(self, names: list[str], rank: int = 16, compiled: bool = True, image_size: int = 192):
         super().__init__()
-        model, self.tokenizer = new_model(image_size=image_size)
+        model, self.tokenizer = new_model(image_size=image_size, memory_slots=len(names))
         model.requires_grad_(False)
         model.language_model.to(torch.bfloat16)
         model.language_model.config._attn_implementation = "eager"
@@ -41,8 +41,6 @@ class Learner(nn.Module):
         model.language_projection.requires_grad_(True)
         self.run_layer = torch.compile(run_layer, dynamic=False) if compiled else run_layer
         self._name_targets(names)
-        hidden = model.config.text_config.hidden_size
-        self.classifier = nn.Linear(hidden, len(names))
         self.temperature = nn.Parameter(torch.tensor(2.5))
         self.vision_learns = True
 
@@ -62,8 +60,8 @@ class Learner(nn.Module):
         # what all names share says nothing about which one it is
         self.register_buffer("means", F.normalize(means - means.mean(0), dim=-1), persistent=False)
 
-    def visual_tokens(self, pictures: Tensor) -> Tensor:
-        """(P, 3, S, S) → (P, 32, H) float32."""
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (P, 3, S, S) → visual tokens (P, 32, H) float32, and logits over the memory's slots (P, N)."""
         with torch.no_grad():
             lower = self.model.vision_model.lower(
                 pictures.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
@@ -72,14 +70,14 @@ class Learner(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.vision_learns):
             middle, last = self.model.vision_model.upper(lower)
             pooled = self.model.vision_model.pooled(last)
-        return self.model.language_projection(self.model.qformer(middle, last, pooled))
+        queries, logits = self.model.qformer.recall(self.model.qformer.read(middle, last, pooled))
+        return self.model.language_projection(queries), logits
 
-    def recognition_loss(self, visual: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
-        """Auxiliary classification on the mean visual token, and contrast with the names' embeddings; (loss, right)."""
+    def recognition_loss(self, visual: Tensor, logits: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+        """Which slot of the memory, and contrast of the mean visual token with the names' embeddings; (loss, right)."""
         known = concepts >= 0
-        visual, concepts = visual[known] / self.embedding_scale, concepts[known]
+        visual, logits, concepts = visual[known] / self.embedding_scale, logits[known], concepts[known]
         pooled = visual.mean(1)
-        logits = self.classifier(pooled)
         contrast = F.normalize(pooled, dim=-1) @ self.means.T * self.temperature.exp()  # type: ignore[operator]
         loss = F.cross_entropy(logits, concepts, label_smoothing=0.1) + F.cross_entropy(contrast, concepts)
         return loss, (logits.argmax(-1) == concepts).float().mean()
@@ -132,9 +130,11 @@ class Learner(nn.Module):
 
     def parameter_groups(self, rates: dict[str, float]) -> list[dict[str, Any]]:
         lora = [p for adapter in self.lora.values() for p in (adapter.a, adapter.b)]
-        reader = [*self.model.qformer.parameters(), *self.model.language_projection.parameters()]
-        extra = [*self.classifier.parameters(), self.temperature]
-        groups = {"lora": lora, "reader": reader, "vision": list(self.upper.parameters()), "extra": extra}
+        keys = [*self.model.qformer.memory_keys.parameters()]
+        reader = [p for n, p in self.model.qformer.named_parameters() if not n.startswith("memory_keys.")]
+        reader += self.model.language_projection.parameters()
+        vision = list(self.upper.parameters())
+        groups = {"lora": lora, "reader": reader, "vision": vision, "keys": keys, "temperature": [self.temperature]}
         return [
             {"params": p, "lr": rates[n], "base_lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)
         ]

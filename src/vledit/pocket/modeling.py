@@ -22,6 +22,10 @@ class PocketQFormer(nn.Module):
 
     Each layer is self-attention among queries, cross-attention to the picture, feed-forward; norms come first.  The pooled
     features shift every query from the start: what the published classifier sees need not be found by attention first.
+
+    Last comes a persistent memory (Sukhbaatar et al., 2019): the mean query attends to learned slots, and what they hold is
+    added to the first `memory_tokens` queries. Training ties a slot to each concept, so that the language model is shown the
+    same thing for the same thing (docs/experiments.md says what that changed); the softmax keeps doubt visible.
     """
 
     def __init__(self, config: PocketConfig):
@@ -44,8 +48,23 @@ class PocketQFormer(nn.Module):
             norm_first=True,
         )
         self.layers = nn.TransformerDecoder(layer, config.qformer_layers, norm=nn.LayerNorm(size))
+        self.memory_tokens = config.memory_tokens
+        self.memory_keys = nn.Linear(size, config.memory_slots) if config.memory_slots else None
+        self.memory_values = nn.Parameter(torch.zeros(config.memory_slots, config.memory_tokens * size))
 
     def forward(self, middle: Tensor, last: Tensor, pooled: Tensor) -> Tensor:
+        return self.recall(self.read(middle, last, pooled))[0]
+
+    def recall(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, Q, D) → the same with what the memory holds added, and the logits over its slots (B, slots)."""
+        if self.memory_keys is None:
+            return queries, None
+        logits = self.memory_keys(queries.mean(1)).float()
+        held = logits.softmax(-1).to(queries.dtype) @ self.memory_values
+        held = held.unflatten(1, (self.memory_tokens, -1))
+        return torch.cat([queries[:, : self.memory_tokens] + held, queries[:, self.memory_tokens :]], dim=1), logits
+
+    def read(self, middle: Tensor, last: Tensor, pooled: Tensor) -> Tensor:
         fine = self.fine(middle.flatten(2).transpose(1, 2)) + self.fine_positions
         coarse = self.coarse(last.flatten(2).transpose(1, 2)) + self.coarse_positions
         memory = self.memory_norm(torch.cat([fine, coarse], dim=1))
@@ -76,7 +95,7 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, PocketQFormer):
-            for parameter in (module.queries, module.fine_positions, module.coarse_positions):
+            for parameter in (module.queries, module.fine_positions, module.coarse_positions, module.memory_values):
                 nn.init.normal_(parameter, std=0.02)
 
     def get_input_embeddings(self) -> nn.Module:

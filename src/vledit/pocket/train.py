@@ -65,7 +65,8 @@ class Batches(torch.utils.data.IterableDataset):
         for step in range(self.first, steps):
             if self.stage == "align":
                 rng = random.Random(self.config.seed * 7_000_003 + step)
-                rows = [self.examples.picture_row(rng, 1) for _ in range(self.config.align_batch)]
+                rows = [self.examples.picture_row(rng, 1) for _ in range(self.config.align_batch - 1)]
+                rows.append(self.examples.nothing_row(rng, pictured=True))
                 yield step, self.packer.pack([Row(r.picture, [], r.concept) for r in rows])
             else:
                 yield step, self.packer.pack(self.examples.batch(self.config.seed, step, self.config.answer_batch))
@@ -90,8 +91,7 @@ class Training:
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         self.examples = Examples(data)
-        names = [data.concepts[c].name for c in self.examples.concepts]
-        self.learner = Learner(names, config.rank, config.compiled)
+        self.learner = Learner(self.examples.names, config.rank, config.compiled)
         self.packer = Packer(self.learner.tokenizer, config.length)
         self.stage, self.step = "align", 0
         self.optimizer = self._optimizer()
@@ -100,10 +100,10 @@ class Training:
     def _optimizer(self) -> torch.optim.Optimizer:
         if self.stage == "align":
             reader, vision = self.config.align_rates
-            rates = {"reader": reader, "vision": vision, "extra": 1e-3}
+            rates = {"reader": reader, "vision": vision, "keys": reader, "temperature": 1e-3}
         else:
             lora, reader, vision = self.config.answer_rates
-            # the classifier stays as it is: it holds the reader to what it learnt; trained on, its own noise undid that
+            # the memory's keys stay as they are: they hold the reader to what it learnt; trained on, their noise undid that
             rates = {"lora": lora, "reader": reader, "vision": vision}
         return torch.optim.AdamW(self.learner.parameter_groups(rates), weight_decay=0.01, betas=(0.9, 0.98))
 
@@ -118,7 +118,6 @@ class Training:
         saved = torch.load(path, weights_only=True)
         self.stage, self.step = saved["stage"], saved["step"]
         self.learner.load_trained_state(saved["weights"])
-        self.learner.classifier.load_state_dict(saved["classifier"])
         with torch.no_grad():
             self.learner.temperature.copy_(saved["temperature"])
         self.optimizer = self._optimizer()
@@ -131,7 +130,6 @@ class Training:
             "stage": self.stage,
             "step": self.step,
             "weights": self.learner.trained_state(),
-            "classifier": self.learner.classifier.state_dict(),
             "temperature": self.learner.temperature.detach(),
             "optimizer": None if fresh_optimizer else self.optimizer.state_dict(),
         }
@@ -193,8 +191,9 @@ class Training:
                 self.log(stage=self.stage, step=self.step, seconds=round(seconds, 3), **summary)
                 means.clear()
                 began = time.time()
-            if self.step % self.config.check_every == 0 and self.stage == "answer":
-                self.log(event="check", step=self.step, **self.check())
+            if self.step % self.config.check_every == 0 or self.step == self._steps():
+                found = self.check_recognition() | (self.check() if self.stage == "answer" else {})
+                self.log(event="check", stage=self.stage, step=self.step, **found)
                 began = time.time()
             if self.step % self.config.save_every == 0 or self.step == self._steps():
                 self.save()
@@ -207,9 +206,9 @@ class Training:
         )
         # a language model that does not listen yet would tear down in 80 steps what the reader learnt (docs/experiments.md)
         with torch.set_grad_enabled(not answering or self.step >= self.config.reader_from):
-            visual = learner.visual_tokens(torch.from_numpy(batch.pictures))
+            visual, slots = learner.look(torch.from_numpy(batch.pictures))
         concepts = torch.from_numpy(batch.concepts)
-        recognition, right = learner.recognition_loss(visual, concepts)
+        recognition, right = learner.recognition_loss(visual, slots, concepts)
         values = {"recognition": recognition.item(), "right": right.item()}
         if self.stage == "align":
             alignment = learner.alignment_loss(visual, concepts)
@@ -229,6 +228,21 @@ class Training:
         return values
 
     @torch.no_grad()
+    def check_recognition(self, count: int = 320) -> dict[str, float]:
+        """How often the memory's first slot is the right one, on held-out vendors' drawings, by domain."""
+        rng = random.Random(1)
+        drawings = [d for d in self.examples.data.drawings if d.split == "held_out"]
+        right: dict[str, list[bool]] = defaultdict(list)
+        for _ in range(0, count, self.config.align_batch):
+            chosen = rng.choices(drawings, k=self.config.align_batch)
+            pictures = np.stack([self.examples.picture(d, rng.randrange(2**31), "clean") for d in chosen])
+            best = self.learner.look(torch.from_numpy(pictures))[1].argmax(-1).tolist()
+            for drawing, slot in zip(chosen, best, strict=True):
+                domain = self.examples.data.concepts[drawing.concept].domain
+                right[domain].append(slot == self.examples.index[drawing.concept])
+        return {f"recognised.{domain}": round(float(np.mean(values)), 3) for domain, values in right.items()}
+
+    @torch.no_grad()
     def check(self, batches: int = 5) -> dict[str, float]:
         """Teacher-forced exact match with test wordings: on train drawings newly augmented, and on held-out vendors."""
         out = {}
@@ -237,9 +251,8 @@ class Training:
             for i in range(batches):
                 rows = check_rows(self.examples, split, seed=10_000 + i, size=self.config.answer_batch)
                 packed = self.packer.pack(rows)
-                logits, targets = self.learner.answer_logits(
-                    packed, self.learner.visual_tokens(torch.from_numpy(packed.pictures))
-                )
+                visual, _ = self.learner.look(torch.from_numpy(packed.pictures))
+                logits, targets = self.learner.answer_logits(packed, visual)
                 for kind, exact in exact_by_pair(packed, logits.argmax(-1).numpy(), targets.numpy()):
                     right[kind].append(exact)
             for kind, values in right.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -149,6 +150,14 @@ def test_more_concepts_reuse_the_pictures_that_are_there(root, rendered, monkeyp
     table.write_text(whole, encoding="utf-8")
     assert "things/owl" in builder.build(progress=False, root=root).concepts
     assert len(rendered) == len(miniature.SETS), "the owls only"
+
+
+def test_a_part_asked_for_later_does_not_replace_the_whole_of_an_older_version(root):
+    whole = {drawing.set for drawing in builder.build(progress=False, root=root).drawings}
+    index = json.loads((root / "index.json").read_text())
+    (root / "index.json").write_text(json.dumps({**index, "plan": "of an older version"}))
+    after = builder.build(only=["twemoji", "openmoji"], progress=False, root=root)
+    assert {drawing.set for drawing in after.drawings} == whole
 
 
 def test_only_says_what_it_knows():

@@ -49,7 +49,7 @@ def build(only: Sequence[str] | None = None, progress: bool = True, root: Path |
 
     only: domains ("things", "flags", "brands") and sets by name, or "demo" for the few sets of the
     demo; None is everything. root: the data set's folder, ``<cache>/icons`` by default. A second
-    run checks the hashes and is done.
+    run checks the hashes and is done. What an earlier build made stays: a part is added to it.
     Raises: UnknownNameError for a name in `only`; PackageError where npm fails.
     """
     root = root or cache_root() / "icons"
@@ -57,6 +57,8 @@ def build(only: Sequence[str] | None = None, progress: bool = True, root: Path |
     plan = _plan_key(sets, domains)
     if is_built(root, _plan_key(SETS, DOMAINS)) or is_built(root, plan):  # the whole serves a part
         return load(root)
+    sets, domains = with_earlier(root, sets, domains)
+    plan = _plan_key(sets, domains)
     names = {icon_set.package for icon_set in sets}
     names |= {name for domain in domains for name in FACT_PACKAGES[domain]}
     with _shown(progress, len(sets) + 2) as step:
@@ -108,6 +110,20 @@ def chosen(only: Sequence[str] | None) -> tuple[Sequence[IconSet], Sequence[Doma
     if not domains:
         domains = [domain for domain in DOMAINS if any(domain in one.domains for one in named)]
     return named or tuple(one for one in SETS if set(domains) & set(one.domains)), domains
+
+
+def with_earlier(
+    root: Path, sets: Sequence[IconSet], domains: Sequence[Domain]
+) -> tuple[Sequence[IconSet], Sequence[Domain]]:
+    """Return (sets, domains) with those that the index holds already, also where it is outdated or of an older format."""
+    try:
+        index = json.loads((root / "index.json").read_text(encoding="utf-8"))
+        held = {drawing["set"] for drawing in index["drawings"]}
+        known = {concept["domain"] for concept in index["concepts"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return sets, domains
+    names = held | {icon_set.name for icon_set in sets}
+    return tuple(one for one in SETS if one.name in names), [d for d in DOMAINS if d in known or d in domains]
 
 
 def is_built(root: Path, plan: str) -> bool:
