@@ -41,13 +41,12 @@ def variants(alphas: dict[str, float]) -> list[Variant]:
     return [*balanced, Variant("ft", "ft", {})]
 
 
-def trimmed(case: EditCase, generality: int = 10, locality: int = 10, unrelated: int = 6) -> EditCase:
-    """The case with at most so many probes per cell (the unrelated ones are near 100 % for every method)."""
-    most = {"text": unrelated, "random_image": unrelated}
+def trimmed(case: EditCase, most: int = 10) -> EditCase:
+    """The case with at most so many probes per cell."""
     return replace(
         case,
-        generality={cell: probes[:generality] for cell, probes in case.generality.items()},
-        locality={cell: probes[: most.get(cell, locality)] for cell, probes in case.locality.items()},
+        generality={cell: probes[:most] for cell, probes in case.generality.items()},
+        locality={cell: probes[:most] for cell, probes in case.locality.items()},
     )
 
 
