@@ -16,6 +16,7 @@ from vledit.errors import MissingDataError
 from vledit.pocket import packages
 from vledit.pocket.assemble import load_trained, staging
 from vledit.pocket.configuration import PocketConfig
+from vledit.pocket.curves import continued
 from vledit.pocket.efficientnet import BATCH_NORM_EPS, STAGES, EfficientNetLite0, fold_published
 from vledit.pocket.examples import blank_picture, scaled
 from vledit.pocket.lora import LoRALinear, merged_weight
@@ -264,3 +265,11 @@ def test_blank_pictures_are_drawn_from_the_seed_alone():
     again = [scaled(blank_picture(random.Random(i), 32)) for i in range(20)]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({a.tobytes() for a in first}) > 5
+
+
+def test_curves_of_runs_that_follow_each_other_go_on():
+    run = [{"stage": "answer", "step": step, "answer": 1.0} for step in (20, 40)]
+    records = [*run, {"event": "resumed", "stage": "answer", "step": 0}, *run, {"event": "done"}]
+    again = [*run, {"event": "resumed", "stage": "answer", "step": 20}, run[1]]
+    assert [r["step"] for r in continued(records) if "answer" in r] == [20, 40, 60, 80]
+    assert [r["step"] for r in continued(again) if "answer" in r] == [20, 40, 40]

@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+
+def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted."""
+    shifts: dict[str, int] = {}
+    reached: dict[str, int] = {}
+    found = []
+    for record in records:
+        if "step" not in record:
+            continue
+        stage = record.get("stage", "answer")
+        if record.get("event") == "resumed" and record["step"] == 0:
+            shifts[stage] = reached.get(stage, 0)
+        step = record["step"] + shifts.get(stage, 0)
+        reached[stage] = max(step, reached.get(stage, 0))
+        found.append({**record, "stage": stage, "step": step})
+    return found
 
 
 def draw(log: Path, out: Path) -> None:
@@ -13,7 +31,7 @@ def draw(log: Path, out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    records = continued([json.loads(line) for line in log.read_text().splitlines() if line.strip()])
     stages = {s: [r for r in records if r.get("stage") == s and "recognition" in r] for s in ("align", "answer")}
     checks = [r for r in records if r.get("event") == "check"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
@@ -22,7 +40,9 @@ def draw(log: Path, out: Path) -> None:
     left.plot([r["step"] for r in align], [r["alignment"] for r in align], color="#3b8f4c", label="alignment loss")
     share = left.twinx()
     share.plot([r["step"] for r in align], [100 * r["right"] for r in align], color="#d1721f", lw=1)
-    share.set(ylim=(0, 100), ylabel="recognised, % (orange)")
+    held = [r for r in checks if "recognised.things" in r and r["stage"] == "align"]
+    share.plot([r["step"] for r in held], [100 * r["recognised.things"] for r in held], "o:", color="#8f2fb3", ms=3)
+    share.set(ylim=(0, 100), ylabel="recognised, %: train (orange), held-out things (violet)")
     left.set(title="align", xlabel="step")
     left.legend(frameon=False, fontsize=8)
     middle.plot([r["step"] for r in answer], [r["answer"] for r in answer], color="#2a78b8", label="answer loss")

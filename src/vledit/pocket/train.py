@@ -35,21 +35,21 @@ class TrainConfig:
     """Settings of a training run; the same settings and seed give a model of the same quality."""
 
     seed: int = 0
-    align_steps: int = 1240
-    align_vision_from: int = 1000
+    align_steps: int = 2200
+    align_vision_from: int = 400
     align_batch: int = 32
-    answer_steps: int = 1850
+    answer_steps: int = 2600
     answer_batch: int = 19
     length: int = 76
     rank: int = 16
     align_rates: tuple[float, float] = (1e-3, 3e-4)  # reader, vision
-    answer_rates: tuple[float, float, float] = (8e-4, 3e-4, 0.0)  # LoRA, reader, vision
+    answer_rates: tuple[float, float, float] = (8e-4, 5e-5, 0.0)  # LoRA, reader, vision
     reader_from: int = 200
     recognition_weight: float = 0.3
     warmup: int = 60
     floor: float = 0.03
     save_every: int = 200
-    check_every: int = 400
+    check_every: int = 250
     threads: int = 2
     compiled: bool = True
 
