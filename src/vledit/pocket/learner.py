@@ -60,8 +60,12 @@ class Learner(nn.Module):
         # what all names share says nothing about which one it is
         self.register_buffer("means", F.normalize(means - means.mean(0), dim=-1), persistent=False)
 
-    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (P, 3, S, S) → visual tokens (P, 32, H) float32, and logits over the memory's slots (P, N)."""
+    def look(self, pictures: Tensor, confusion: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pictures (P, 3, S, S) → visual tokens (P, 32, H) float32, and logits over the memory's slots (P, N).
+
+        confusion: (P,) in 0..0.5, how much of the next picture is mixed in: held-out drawings are seen with doubt, which
+        training pictures hardly ever are, and the language model has to learn to name the likelier thing.
+        """
         with torch.no_grad():
             lower = self.model.vision_model.lower(
                 pictures.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
@@ -70,7 +74,10 @@ class Learner(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.vision_learns):
             middle, last = self.model.vision_model.upper(lower)
             pooled = self.model.vision_model.pooled(last)
-        queries, logits = self.model.qformer.recall(self.model.qformer.read(middle, last, pooled))
+        queries = self.model.qformer.read(middle, last, pooled)
+        if confusion is not None:
+            queries = torch.lerp(queries, queries.roll(1, 0), confusion[:, None, None])
+        queries, logits = self.model.qformer.recall(queries)
         return self.model.language_projection(queries), logits
 
     def recognition_loss(self, visual: Tensor, logits: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:

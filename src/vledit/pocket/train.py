@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..data.cache import cache_root
 from .examples import Examples
@@ -46,6 +47,7 @@ class TrainConfig:
     answer_rates: tuple[float, float, float] = (8e-4, 5e-5, 0.0)  # LoRA, reader, vision
     reader_from: int = 200
     recognition_weight: float = 0.3
+    confused: tuple[float, float] = (0.5, 0.4)  # share of pictures that another is mixed into, and at most how much
     warmup: int = 60
     floor: float = 0.03
     save_every: int = 200
@@ -206,7 +208,8 @@ class Training:
         )
         # a language model that does not listen yet would tear down in 80 steps what the reader learnt (docs/experiments.md)
         with torch.set_grad_enabled(not answering or self.step >= self.config.reader_from):
-            visual, slots = learner.look(torch.from_numpy(batch.pictures))
+            confusion = self._confusion(len(batch.pictures)) if answering else None
+            visual, slots = learner.look(torch.from_numpy(batch.pictures), confusion)
         concepts = torch.from_numpy(batch.concepts)
         recognition, right = learner.recognition_loss(visual, slots, concepts)
         values = {"recognition": recognition.item(), "right": right.item()}
@@ -226,6 +229,12 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return values
+
+    def _confusion(self, count: int) -> Tensor:
+        """(count,): how much of another picture is mixed into each; a function of seed and step."""
+        share, most = self.config.confused
+        drawn = torch.rand(2, count, generator=torch.Generator().manual_seed(self.config.seed * 9_000_011 + self.step))
+        return torch.where(drawn[0] < share, drawn[1] * most, 0.0)
 
     @torch.no_grad()
     def check_recognition(self, count: int = 320) -> dict[str, float]:
