@@ -3,6 +3,7 @@
 #   make demo     change one fact in a real vision-language model and watch what happens
 #   make test     run the tests
 #   make check    lint, format, types
+#   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
 # PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare
 # yourself the CUDA libraries: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format setup
+.PHONY: demo test check backbones format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -26,6 +27,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+backbones: $(STAMP)
+	$(BIN)/python benchmarks/backbones.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 100] [--sequential 50]
 
-Chooses α on 5 edits of the validation split for each transformation, scores BalancEdit (full, span) and the plain fine-tune of
-the same site on edits of the test split one at a time and 50 in sequence, draws the α curve, and times an edit against the
-plain way (benchmarks/edit_speed.py).  The test split is scored once, with what was chosen on validation.
+Chooses α on 40 edits of the validation split for each transformation (and says what fives of them would have chosen), scores
+BalancEdit (full, span) and the plain fine-tune of the same site on edits of the test split one at a time and 50 in sequence,
+draws the α curve, and times an edit against the plain way (benchmarks/edit_speed.py).  The test split is scored once,
+with what was chosen on validation.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from typing import Any
 import vledit
 from vledit.cli.bench import bar, benchmark_cases, sample, single_records
 from vledit.data.case import EditCase
-from vledit.evaluate.alpha import choose, curve
-from vledit.evaluate.metrics import METRICS, Estimate, estimates
-from vledit.evaluate.runner import Results, Variant, by_variant, manifest, read_results, run_sequential, run_single
+from vledit.evaluate.alpha import anchors_of, choose, curve
+from vledit.evaluate.manifest import Variant
+from vledit.evaluate.metrics import METRICS, Estimate, at_alpha, by_variant, estimates
+from vledit.evaluate.plan import Plan
+from vledit.evaluate.results import read_results
+from vledit.evaluate.runner import run
+from vledit.evaluate.trunk_cache import TrunkCache
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -50,19 +55,31 @@ def trimmed(case: EditCase, most: int = 10) -> EditCase:
     )
 
 
-def choose_alphas(vlm: Any, path: Path) -> dict[str, Any]:
-    """α of each transformation by HM on 5 validation edits; kept, so that a resumed run does not choose again."""
+def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
+    """α of each transformation by HM on validation edits; kept, so that a resumed run does not choose again.
+
+    Also what each five of them alone would choose: the paper takes five (Sec. 4.3).
+    """
     if path.exists():
         return json.loads(path.read_text())
-    cases = [trimmed(case) for case in sample(benchmark_cases("icons", "validation", 0), 5, 0)]
+    cases = [trimmed(case) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
     kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
     found = {}
     for kind, records in by_variant(single_records(vlm, cases, kinds)):
         best, by_alpha = choose(records)
-        found[kind] = {"alpha": best, "HM": by_alpha}
+        fives = [choose(records[i : i + 5])[0] for i in range(0, samples - 4, 5)]
+        found[kind] = {"alpha": best, "HM": by_alpha, "samples": samples, "fives": fives}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1))
     return found
+
+
+def scores_at(rows: list[dict[str, Any]], alpha: float | None) -> dict[str, Estimate]:
+    """Metrics of a variant's single edits; entries routed with the radius that `alpha` gives (exact: no model needed)."""
+    anchors = anchors_of(rows) if alpha is not None else {}
+    routed = [o for r in rows if r["case"] in anchors for o in r["outcomes"]]
+    rest = [o for r in rows if r["case"] not in anchors for o in r["outcomes"]]
+    return estimates([*(at_alpha(routed, anchors, alpha) if alpha is not None else []), *rest])
 
 
 def table(columns: dict[str, dict[str, Estimate]], rows: list[str]) -> list[str]:
@@ -137,7 +154,7 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
     environment = head["environment"]
     groups = dict(by_variant(single))
     count = len({r["case"] for r in single})
-    scores = {name: estimates([o for r in rows for o in r["outcomes"]]) for name, rows in groups.items()}
+    scores = {name: scores_at(rows, chosen[name]["alpha"] if name in chosen else None) for name, rows in groups.items()}
     lines = [
         "# Results on `icons`",
         "",
@@ -150,12 +167,16 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         "name says `token`. `preserved`: the edited model answers as the base did. `not_edited_answer`: it does not answer "
         "the new answer. HM: harmonic mean of text generality, image generality and near_image_preserved.",
         "",
-        "## α, chosen on 5 validation edits",
+        f"## α, chosen on {chosen['full']['samples']} validation edits",
         "",
     ]
     for kind in ("full", "span"):
         best = chosen[kind]["alpha"]
-        lines.append(f"- {TITLES[kind]}: α = {best} (HM {100 * max(chosen[kind]['HM'].values()):.1f} on those 5).")
+        fives = ", ".join(str(alpha) for alpha in sorted(chosen[kind]["fives"]))
+        hm = 100 * max(chosen[kind]["HM"].values())
+        lines.append(
+            f"- {TITLES[kind]}: α = {best} (HM {hm:.1f} there). Each five of them alone would choose: {fives}."
+        )
     columns = {"base (no edit)": before(groups["full"]), **scores}
     lines += ["", f"## One edit at a time, {count} test edits", "", *table(columns, ["HM", *ROWS]), ""]
     failed = {name: [r for r in rows if r["error"]] for name, rows in groups.items()}
@@ -203,13 +224,22 @@ def main() -> None:
     methods = variants({kind: chosen[kind]["alpha"] for kind in ("full", "span")})
     cases = [trimmed(case) for case in benchmark_cases("icons", "test", options.edits)]
     some = [cases[i * len(cases) // options.sequential] for i in range(min(options.sequential, len(cases)))]
-    kept: dict[str, Any] = {case.id: None for case in some}
-    for protocol, asked, run in (("single", cases, run_single), ("sequential", some, run_sequential)):
-        head = manifest(vlm, "icons", asked, methods, protocol=protocol, split="test")
-        results = Results(options.runs / f"{protocol}.jsonl", head)
+    cache = TrunkCache(vlm)
+    for protocol, asked in (("single", cases), ("sequential", some)):
         with bar() as progress:
-            task = progress.add_task(f"icons test, {protocol}", total=len(asked))
-            run(vlm, asked, methods, results, lambda _, p=progress, t=task: p.advance(t), kept)
+            task = progress.add_task(f"icons test, {protocol}", total=len(asked) * len(methods))
+            path, plan = options.runs / f"{protocol}.jsonl", Plan(protocol)
+            run(
+                vlm,
+                asked,
+                methods,
+                path,
+                plan,
+                cache,
+                lambda _, p=progress, t=task: p.advance(t),
+                benchmark="icons",
+                split="test",
+            )
     speed = options.runs / "edit_speed.md"
     if not speed.exists():
         script = [

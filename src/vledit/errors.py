@@ -54,3 +54,15 @@ class EditFailedError(VLEditError):
     """Training ended without the model giving the new answer."""
 
     exit_code = 6
+
+
+class CheckFailedError(VLEditError):
+    """A check of the evaluation itself failed: its figures would not be what they are called."""
+
+    exit_code = 7
+
+
+class GateError(VLEditError):
+    """An edited model lost more than its thresholds allow."""
+
+    exit_code = 8

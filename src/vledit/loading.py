@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import quantization as quantizing
 from .errors import InputError, MissingDataError, UnknownNameError
 from .vlm import registry
 
@@ -13,9 +16,12 @@ if TYPE_CHECKING:
 
     from .editors.edited_model import EditedModel
     from .vlm.base import VLM
+    from .vlm.families import Family
 
 POCKET = "pocket"
 DTYPES = ("float32", "bfloat16", "float16")
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DeviceMap = str | Mapping[str, Any] | None
 
 
 def load(
@@ -23,6 +29,8 @@ def load(
     device: str = "cpu",
     dtype: str | torch.dtype = "float32",
     codebook: Any = None,
+    quantization: str | None = None,
+    device_map: DeviceMap = None,
 ) -> EditedModel:
     """Loads a vision-language model, ready to be asked and edited.
 
@@ -30,16 +38,20 @@ def load(
         name_or_path: "pocket" (the embedded model, built at first use), a short name such as "blip2-opt-2.7b", a local
             Hugging Face folder, or a Hugging Face id.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" (the accelerator where there is one).
-        dtype: what the weights are loaded in.
+        dtype: what the weights are loaded in: "float32", "bfloat16" ("bf16"), "float16" ("fp16") or a torch dtype.
         codebook: a `Codebook` of earlier edits, or None to start without any.
+        quantization: "8bit" or "4bit" (bitsandbytes; needs `pip install 'vledit[quantization]'`); the family's default site
+            and the vocabulary projection stay in `dtype`.
+        device_map: "auto", or where each module goes, as in transformers; instead of `device`.
 
     Raises:
-        MissingDataError: there is no such folder, no connection, or weights are missing from the checkpoint.
-        InputError: an unknown device or dtype, or a model of no known family.
+        MissingDataError: there is no such folder, no connection, weights are missing from the checkpoint, or a package is.
+        InputError: an unknown device, dtype or quantization, or a model of no known family.
     """
     from .editors.edited_model import EditedModel
 
-    return EditedModel(load_vlm(name_or_path, device, dtype), codebook=codebook)
+    vlm = load_vlm(name_or_path, device, dtype, quantization=quantization, device_map=device_map)
+    return EditedModel(vlm, codebook=codebook)
 
 
 def load_vlm(
@@ -47,33 +59,57 @@ def load_vlm(
     device: str = "cpu",
     dtype: str | torch.dtype = "float32",
     max_answer_tokens: int = 64,
+    quantization: str | None = None,
+    device_map: DeviceMap = None,
 ) -> VLM:
     """Loads the frozen model by itself; see `load`."""
     from .vlm.base import VLM
 
-    torch_device, torch_dtype = _device(device), _dtype(dtype)
+    torch_device, torch_dtype = parse_device(device), parse_dtype(dtype)
+    quantizing.check(quantization)
+    if device_map is not None and device not in ("cpu", "auto"):
+        raise InputError(f"device_map: given together with device '{device}'. Give one of the two.")
     name = str(name_or_path)
-    source = _source(name)
-    for (
-        known
-    ) in registry.family_names():  # classes of our own have to be known to transformers before it reads a config
-        if prepare := registry.family(known).prepare:
-            prepare()
-    from transformers import AutoConfig, AutoProcessor
+    source, config, family = read_config(name)
+    from transformers import AutoProcessor
 
-    config = _read(name, source, AutoConfig.from_pretrained, source)
-    family = registry.family_of(config)
     load_processor = family.load_processor or (lambda source, config: AutoProcessor.from_pretrained(source))
     processor = _read(name, source, load_processor, source, config)
-    model, report = _read(
-        name, source, family.load_class().from_pretrained, source, dtype=torch_dtype, output_loading_info=True
-    )
+    options: dict[str, Any] = {"dtype": torch_dtype, "output_loading_info": True}
+    if quantization is not None:
+        kept = quantizing.kept_modules(family, config)
+        options["quantization_config"] = quantizing.settings(quantization, kept, torch_dtype)
+    placed = device_map is not None or quantization is not None
+    if placed:
+        options["device_map"] = device_map if device_map is not None else {"": torch_device}
+    model, report = _read(name, source, family.load_class().from_pretrained, source, **options)
     if missing := sorted(report["missing_keys"]):
         raise MissingDataError(
             f"checkpoint '{name}' lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}. "
             "It is damaged or of another model; get it again."
         )
-    return VLM(model.to(torch_device), processor, family, name=name, max_answer_tokens=max_answer_tokens)
+    if quantization is not None:
+        quantizing.keep_differentiable(model)
+    vlm = VLM(model if placed else model.to(torch_device), processor, family, name, max_answer_tokens)
+    if placed:
+        _check_placement(vlm)
+    return vlm
+
+
+def read_config(name: str) -> tuple[str, Any, Family]:
+    """What can be known of a model without reading a weight: (local folder or Hugging Face id, its config, its family).
+
+    Raises: as `load`.
+    """
+    source = _source(name)
+    # classes of our own have to be known to transformers before it reads a config
+    for known in registry.family_names():
+        if prepare := registry.family(known).prepare:
+            prepare()
+    from transformers import AutoConfig
+
+    config = _read(name, source, AutoConfig.from_pretrained, source)
+    return source, config, registry.family_of(config)
 
 
 def _source(name: str) -> str:
@@ -82,21 +118,42 @@ def _source(name: str) -> str:
         from .pocket.assemble import ensure_pocket
 
         return str(ensure_pocket(progress=True))
+    if not name.strip():
+        raise InputError("model: the name is empty. Give a name (see `vledit models`), a folder or a Hugging Face id.")
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(
-                f"model: the folder '{name}' has no config.json; give the folder of a Hugging Face checkpoint."
-            )
-        return str(path)
+        return _folder(name, path)
+    if path.is_file():
+        raise InputError(f"model: '{name}' is a file; give the folder of a Hugging Face checkpoint.")
     known = registry.checkpoints()
     if name in known:
         return known[name]
+    for family in registry.family_names():
+        for one in registry.family(family).published:
+            if one.convert is not None and name in (*one.names, one.hub_id):
+                raise MissingDataError(
+                    f"model: '{name}' is not published in Hugging Face form. Make a folder of its published pieces with "
+                    f"`vledit convert {one.convert}` (see --help) and give that folder."
+                )
     if path.is_absolute() or name.startswith((".", "~")):
         raise MissingDataError(f"model: there is no folder '{name}'. Check the path.")
     if name.count("/") != 1:
         raise UnknownNameError("model", name, [POCKET, *known])
     return name
+
+
+def _folder(name: str, path: Path) -> str:
+    """A local folder, if it is that of a whole checkpoint."""
+    from .convert.folder import require_whole
+
+    require_whole(path)
+    if not (path / "config.json").is_file():
+        inside = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
+        hint = f" Did you mean '{path / inside[0]}'?" if inside else ""
+        raise InputError(
+            f"model: the folder '{name}' has no config.json; give the folder of a Hugging Face checkpoint.{hint}"
+        )
+    return str(path)
 
 
 def _read(name: str, source: str, read: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,11 +164,35 @@ def _read(name: str, source: str, read: Any, *args: Any, **kwargs: Any) -> Any:
         raise
     except Exception as error:  # damaged files raise whatever the many readers behind `from_pretrained` raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"folder '{source}'" if Path(source).is_dir() else f"'{source}' (Hugging Face)"
-        raise MissingDataError(f"model '{name}': cannot be read from {where}: {reason}") from error
+        local = Path(source).is_dir()
+        where = f"folder '{source}'" if local else f"'{source}' (Hugging Face)"
+        hint = "" if local else _near_id(source)
+        raise MissingDataError(f"model '{name}': cannot be read from {where}: {reason}{hint}") from error
 
 
-def _device(device: str) -> torch.device:
+def _near_id(source: str) -> str:
+    """A hint at the published checkpoint that a mistyped id may mean; that there is no such folder, too."""
+    ids = sorted(set(registry.checkpoints().values()))
+    near = [] if source in ids else difflib.get_close_matches(source, ids, n=1, cutoff=0.8)
+    return f" There is no such local folder either.{f' Did you mean {near[0]!r}?' if near else ''}"
+
+
+def _check_placement(vlm: VLM) -> None:
+    """The edited site and the vocabulary projection have to be in memory and on one device."""
+    site, head = vlm.site_module(vlm.default_site).weight.device, vlm.anatomy.lm_head.weight.device
+    if "meta" in (site.type, head.type) or site != head:
+        raise InputError(
+            f"device_map: the edited layer (decoder layer {vlm.default_site.layer}) is on '{site}' and the vocabulary "
+            f"projection on '{head}' ('meta' means moved out of memory). Give a device_map that keeps both on one device."
+        )
+
+
+def parse_device(device: str) -> torch.device:
+    """Reads "cpu", "cuda:1", "auto", ...
+
+    Raises:
+        InputError: there is no such device.
+    """
     import torch
 
     if device == "auto":
@@ -126,13 +207,20 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Reads "bfloat16", "bf16", ...
+
+    Raises:
+        InputError: a dtype that cannot hold weights.
+        UnknownNameError: an unknown name.
+    """
     import torch
 
     if isinstance(dtype, torch.dtype):
         if not dtype.is_floating_point:
             raise InputError(f"dtype {dtype} cannot hold weights. Known: {', '.join(DTYPES)}.")
         return dtype
-    if dtype not in DTYPES:
-        raise UnknownNameError("dtype", str(dtype), DTYPES)
-    return getattr(torch, dtype)
+    name = SHORT_DTYPES.get(str(dtype), str(dtype))
+    if name not in DTYPES:
+        raise UnknownNameError("dtype", str(dtype), (*DTYPES, *SHORT_DTYPES))
+    return getattr(torch, name)

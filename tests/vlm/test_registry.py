@@ -18,7 +18,7 @@ from vledit.errors import InputError, MissingDataError, UnknownNameError
 from vledit.vlm import VLM, Site, registry
 from vledit.vlm.fingerprint import fingerprint
 
-from .models import ANSWERS, QUESTIONS, build, picture, tiny
+from .models import ANSWERS, FAMILIES, QUESTIONS, build, picture, tiny
 
 
 class TestFamilies:
@@ -28,7 +28,7 @@ class TestFamilies:
             registry.family("blip-2")
 
     def test_found_by_config(self, vlm):
-        assert registry.family_of(vlm.model.config) is vlm.family
+        assert registry.family_of(vlm.model.config).name == vlm.family.name
 
     def test_unknown_models_are_named(self):
         with pytest.raises(InputError, match=r"type 'llama'.*Known families: .*vledit\.families"):
@@ -71,30 +71,19 @@ class TestFamilies:
         with pytest.raises(InputError, match="same checkpoint"):
             VLM(tiny("blip2").model, tiny("pocket").processor, registry.family("blip2"))
 
-    def test_alternating_attention_is_refused(self):
-        from vledit.errors import VLEditError
-        from vledit.vlm.anatomy import dissect
-
-        model = LlamaForCausalLM(
-            LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
-        )
-        dissect(model)
-        model.model.config.layer_types = ["sliding_attention", "full_attention"]
-        with pytest.raises(VLEditError, match="mixes layers"):
-            dissect(model)
-
 
 class TestFingerprint:
     def test_same_weights_same_name(self, vlm):
         assert fingerprint(deepcopy(vlm.model)) == vlm.fingerprint
-        assert len({tiny(f).fingerprint for f in ("blip2", "minigpt4", "pocket")}) == 3
+        assert len({tiny(f).fingerprint for f in FAMILIES}) == len(FAMILIES)
 
     def test_does_not_depend_on_the_dtype_loaded(self, vlm):
         low = deepcopy(vlm.model).to(torch.bfloat16)
         assert fingerprint(low) == fingerprint(deepcopy(low).to(torch.float32)) == vlm.fingerprint
 
     def test_any_weight_counts(self, vlm):
-        for name in ("language_projection.weight", next(n for n, _ in vlm.model.named_parameters() if "layers.1" in n)):
+        names = [name for name, parameter in vlm.model.named_parameters() if parameter.ndim > 1]
+        for name in (names[0], next(name for name in names if "layers.1" in name)):
             other = deepcopy(vlm.model)
             with torch.no_grad():
                 other.get_parameter(name).mul_(1.1)
@@ -105,7 +94,7 @@ class TestFingerprint:
         other.config._name_or_path = "elsewhere"
         other.config.transformers_version = "9.9"
         assert fingerprint(other) == vlm.fingerprint
-        other.config.image_token_id = 5
+        other.config.image_token_id = vlm.image_token_id + 1
         assert fingerprint(other) != vlm.fingerprint
 
     def test_fast_for_135m_parameters(self):
@@ -127,7 +116,8 @@ class TestLoading:
         vlm.processor.save_pretrained(tmp_path)
         images = [picture(0), None]
         loaded = loading.load_vlm(tmp_path)
-        assert loaded.family is vlm.family
+        assert loaded.family.name == vlm.family.name
+        assert loaded.family.prompt == vlm.family.prompt
         assert loaded.dtype == torch.float32
         assert loaded.fingerprint == vlm.fingerprint
         assert loaded.answer(images, QUESTIONS[:2], 6) == vlm.answer(images, QUESTIONS[:2], 6)
@@ -193,11 +183,12 @@ class TestLoading:
             loading.load_vlm(tmp_path)
 
     def test_auto_device(self):
-        assert loading._device("auto").type in ("cpu", "cuda", "mps", "xpu")
+        assert loading.parse_device("auto").type in ("cpu", "cuda", "mps", "xpu")
 
 
 def test_anchors_have_the_model_s_own_size(vlm):
-    assert vlm.black().size == vlm.image_size == (32, 32)
+    side = 16 * 8 if vlm.family.name.startswith("qwen") else 32
+    assert vlm.black().size == vlm.image_size == (side, side)
     assert vlm.black(picture(0, (10, 6))).size == (10, 6)
     assert vlm.black().getextrema() == ((0, 0),) * 3
 

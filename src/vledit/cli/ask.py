@@ -10,7 +10,19 @@ import typer
 
 from ..report.records import decision_record
 from .output import Json, busy, console, emit, number
-from .session import Device, Dtype, Model, check_codebook, check_text, existing, open_model, read_picture, use_codebook
+from .session import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Model,
+    Quantization,
+    check_codebook,
+    check_text,
+    existing,
+    open_model,
+    read_picture,
+    use_codebook,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +40,8 @@ def ask(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Ask the model a question about a picture."""
@@ -35,7 +49,7 @@ def ask(
     picture = read_picture(image)
     if codebook is not None:
         check_codebook(existing(codebook, "--codebook"))
-    edited = open_model(model, device, dtype)
+    edited = open_model(model, device, dtype, quantization, device_map)
     if codebook is not None:
         use_codebook(edited, codebook, readonly=True)
     began = time.perf_counter()

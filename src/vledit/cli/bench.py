@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..errors import InputError, UnknownNameError
+from ..errors import GateError, InputError, UnknownNameError
+from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .leaderboard import bar, failures, leaderboard, retention
 from .output import Json, console, emit, errors
 from .session import Device, Dtype, Model, open_model
+from .settings import parse_settings
 
-BENCHMARKS = ("icons",)
-SPLITS = ("train", "validation", "test")
-PROTOCOLS = ("single", "sequential")
-SHOWN = (
-    "reliability",
-    "text_generality",
-    "image_generality",
-    "near_image_preserved",
-    "HM",
-    "text_preserved",
-    "random_image_preserved",
-    "other_question_preserved",
-    "black_preserved",
-)
+if TYPE_CHECKING:
+    from ..data.case import EditCase
+    from ..evaluate.bootstrap import Estimate
+    from ..evaluate.manifest import Variant
+    from ..evaluate.plan import Plan
+    from ..evaluate.runner import Engine
+    from ..vlm.base import VLM
+
+ENGINES = ("local", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -42,46 +41,177 @@ def bench(
             help="Editors, separated by ';', each with settings: 'balancedit:transformation=span,alpha=0.3;ft'."
         ),
     ] = "balancedit;ft",
-    benchmark: Annotated[str, typer.Option(help="Data set of edits.")] = "icons",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
+    annotations: Annotations = None,
+    images: Images = None,
+    more: With = None,
+    skip_missing: SkipMissing = False,
+    skip_bad: SkipBad = False,
+    as_published: AsPublished = False,
+    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
     protocol: Annotated[
-        str, typer.Option(help="single: edit, score, undo; sequential: score after all edits.")
+        str,
+        typer.Option(
+            help="single: edit, score, undo; sequential: score after all edits; batch: several edits at once."
+        ),
     ] = "single",
+    at: Annotated[
+        str, typer.Option(help="Sequential: after which numbers of edits to score, e.g. 1,10,50,200; default: all.")
+    ] = "",
+    batch_size: Annotated[int, typer.Option(help="Batch: edits given at once.")] = 10,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="Leave out the scores by token, which need a second pass.")
+    ] = False,
+    texts: Annotated[int, typer.Option(help="Of how many edits to generate the free text, for the report.")] = 20,
     out: Annotated[Path, typer.Option(help="Results file (JSONL); an interrupted run goes on in it.")] = Path(
         "results.jsonl"
     ),
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run edits that failed again.")] = False,
+    gate: Annotated[
+        Path | None, typer.Option(help="YAML file with thresholds; exit code 8 where an editor does not keep them.")
+    ] = None,
+    cache_gb: Annotated[
+        float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
+    ] = 8.0,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: spread over workers (pip install 'vledit[ray]').")
+    ] = "local",
+    workers: Annotated[int, typer.Option(help="Ray: how many workers.")] = 2,
+    worker_cpus: Annotated[float, typer.Option(help="Ray: CPUs of each worker.")] = 1.0,
+    worker_gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker; may be a fraction.")] = 0.0,
+    ray_address: Annotated[str | None, typer.Option(help="Ray: address of a running cluster.")] = None,
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
     """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
-    from ..evaluate.metrics import estimates
-    from ..evaluate.runner import Results, Variant, by_variant, manifest, read_results, run_sequential, run_single
+    from ..evaluate.gate import judge, read_thresholds
+    from ..evaluate.metrics import by_after, by_variant, last, table
+    from ..evaluate.plan import Plan
+    from ..evaluate.results import read_results
 
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError("protocol", protocol, PROTOCOLS)
-    variants = [Variant.parse(text.strip()) for text in editors.split(";") if text.strip()]
-    if not variants:
-        raise InputError("editors: none given; see `vledit editors`.")
-    cases = benchmark_cases(benchmark, split, limit)
-    vlm = open_model(model, device, dtype).vlm
-    head = manifest(vlm, benchmark, cases, variants, protocol=protocol, split=split)
-    results = Results(out, head)
-    with bar() as progress:
-        task = progress.add_task(f"{benchmark} {split}, {protocol}", total=len(cases))
-        run = run_single if protocol == "single" else run_sequential
-        run(vlm, cases, variants, results, lambda _: progress.advance(task))
+    plan = Plan(protocol, _numbers(at), batch_size, not exact_only, texts)
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, ENGINES)
+    chosen = parse_variants(editors)
+    thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    opened = partial(open_run, model, device, dtype, files, split, limit)
+    about = files.about(split)
+    if engine == "ray":
+        from ..evaluate.ray_engine import RayEngine, import_ray
+
+        import_ray()
+        cases = benchmark_cases(files, split, limit)
+        with RayEngine(
+            opened, chosen, plan, workers, worker_cpus, worker_gpus, cache_gb, address=ray_address
+        ) as spread:
+            head = spread.head(**about)
+            head["environment"]["engine"] = f"ray, {workers} workers"
+            end = _run(spread, cases, chosen, plan, head, out, retry_failed)
+    else:
+        from ..evaluate.manifest import manifest
+        from ..evaluate.runner import InProcess, Worker
+        from ..evaluate.trunk_cache import TrunkCache
+
+        vlm, cases = opened()
+        plan.points(len(cases))
+        head = manifest(vlm, cases=cases, variants=chosen, **plan.settings(len(cases)), **about)
+        cache = TrunkCache(vlm, cache_gb) if cache_gb else None
+        worker = Worker(vlm, cases, chosen, plan, cache, head["manifest"]["weights"])
+        end = _run(InProcess(worker), cases, chosen, plan, head, out, retry_failed)
     _, records = read_results(out)
-    tables = {name: estimates([o for r in rows for o in r["outcomes"]]) for name, rows in by_variant(records)}
+    verdicts = [] if thresholds is None else judge(records, thresholds)
+    tables = {name: table(rows) for name, rows in by_variant(last(records))}
     if json:
-        emit({name: {metric: vars(e) for metric, e in table.items()} for name, table in tables.items()})
-        return
-    console().print(leaderboard(tables, f"{benchmark} {split}, {len(cases)} edits, {protocol}; % [95 % interval]"))
-    failed = [r for r in records if r["error"]]
-    if failed:
-        errors.print(f"{len(failed)} edits failed, e.g. {failed[0]['case']}: {failed[0]['error']}", markup=False)
+        emit({"variants": _plain(tables), "gate": [verdict.as_record() for verdict in verdicts], "run": end})
+    else:
+        console().print(leaderboard(tables, f"{files.title(split)}, {len(cases)} edits, {protocol}; % [95 % interval]"))
+        if len(plan.points(len(cases))) > 1:
+            points = {
+                name: {n: table(some) for n, some in by_after(rows).items()} for name, rows in by_variant(records)
+            }
+            console().print(retention(points))
+        errors.print(f"trunk cache: {end['cache_text']}" if cache_gb > 0 else "trunk cache: off", markup=False)
+        for line in failures(records):
+            errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    broken = [str(verdict) for verdict in verdicts if not verdict.holds]
+    if broken:
+        raise GateError(f"gate: {len(broken)} of {len(verdicts)} thresholds are not kept: {'; '.join(broken)}.")
+
+
+def _run(
+    engine: Engine,
+    cases: Sequence[EditCase],
+    variants: Sequence[Variant],
+    plan: Plan,
+    head: dict[str, Any],
+    out: Path,
+    retry: bool,
+) -> dict[str, Any]:
+    """The run with a bar; what its end line says."""
+    from ..evaluate.plan import keys
+    from ..evaluate.results import Results
+    from ..evaluate.runner import run_all
+    from ..evaluate.trunk_cache import CacheReport
+
+    with Results(out, head, retry) as results, bar() as progress:
+        wanted = {key for variant in variants for key in keys(plan, cases, variant.name)}
+        about = f"{head['manifest']['benchmark']}, {plan.protocol}"
+        task = progress.add_task(about, total=len(wanted), completed=len(wanted & results.done))
+        end = run_all(engine, cases, variants, plan, results, lambda _: progress.advance(task))
+    return {**end, "cache_text": str(CacheReport(**end["cache"])) if end["cache"] else "off"}
+
+
+def open_run(
+    model: str, device: str, dtype: str, benchmark: str | BenchmarkFiles, split: str, limit: int
+) -> tuple[VLM, list[EditCase]]:
+    """The model and the cases; what every worker of a run begins with."""
+    cases = benchmark_cases(benchmark, split, limit)
+    return open_model(model, device, dtype).vlm, cases
+
+
+def parse_variants(text: str) -> list[Variant]:
+    """ "balancedit:transformation=span,alpha=0.3;ft" → variants, their settings typed as the editor's configuration says.
+
+    A part without "=" belongs to the setting before it ("layers=3,4" is one).
+
+    Raises: UnknownNameError for an unknown editor or setting; InputError for an unfit value, none at all, or one given twice.
+    """
+    from ..editors.registry import editor_class
+    from ..evaluate.manifest import Variant
+
+    found: dict[str, Variant] = {}
+    for one in filter(None, (part.strip() for part in text.split(";"))):
+        editor, _, rest = one.partition(":")
+        pairs: list[str] = []
+        for part in filter(None, rest.split(",")):
+            if "=" in part or not pairs:
+                pairs.append(part)
+            else:
+                pairs[-1] += f",{part}"
+        config = editor_class(editor).Config
+        settings = parse_settings(config, pairs)
+        config.from_settings(settings)
+        if one in found:
+            raise InputError(f"editors: '{one}' is given twice.")
+        found[one] = Variant(one, editor, settings)
+    if not found:
+        raise InputError("editors: none given; see `vledit editors`.")
+    return list(found.values())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"at: whole numbers separated by commas are wanted, not '{text}'.") from None
+
+
+def _plain(tables: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+    return {name: {metric: vars(estimate) for metric, estimate in row.items()} for name, row in tables.items()}
 
 
 def choose_alpha(
@@ -89,7 +219,15 @@ def choose_alpha(
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
     transformation: Annotated[str, typer.Option(help="full or span.")] = "full",
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
-    benchmark: Annotated[str, typer.Option(help="Data set of edits; its validation split is used.")] = "icons",
+    benchmark: Annotated[
+        str, typer.Option(help="Data set of edits; of icons, the validation split is used.")
+    ] = "icons",
+    annotations: Annotations = None,
+    images: Images = None,
+    more: With = None,
+    skip_missing: SkipMissing = False,
+    skip_bad: SkipBad = False,
+    as_published: AsPublished = False,
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -97,19 +235,21 @@ def choose_alpha(
 ) -> None:
     """Choose α for a model on a few edits of the validation split, by HM (BalancEdit, Sec. 4.3)."""
     from ..evaluate.alpha import choose
-    from ..evaluate.runner import Variant
+    from ..evaluate.manifest import Variant
 
     settings = {"transformation": transformation, "distance": distance}
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    cases = sample(
+        benchmark_cases(files, "validation", 0), samples, seed
+    )  # an unfit file is told before a model is loaded
     records = single_records(
-        open_model(model, device, dtype).vlm,
-        sample(benchmark_cases(benchmark, "validation", 0), samples, seed),
-        [Variant("balancedit", "balancedit", settings)],
+        open_model(model, device, dtype).vlm, cases, [Variant("balancedit", "balancedit", settings)]
     )
     best, by_alpha = choose(records)
     if json:
         emit({"alpha": best, "HM": by_alpha, "cases": [r["case"] for r in records]})
         return
-    table = Table("α", "HM %", title=f"{samples} edits of {benchmark} validation, seed {seed}")
+    table = Table("α", "HM %", title=f"{samples} edits of {files.title('validation')}, seed {seed}")
     for alpha, value in by_alpha.items():
         table.add_row(f"{alpha:.2f}{'  ←' if alpha == best else ''}", f"{100 * value:.1f}")
     console().print(table)
@@ -119,30 +259,24 @@ def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict
     """Single-edit records that are kept in no file."""
     import tempfile
 
-    from ..evaluate.runner import Results, manifest, read_results, run_single
+    from ..evaluate.plan import Plan
+    from ..evaluate.results import read_results
+    from ..evaluate.runner import run
 
     with tempfile.TemporaryDirectory() as folder, bar() as progress:
         path = Path(folder) / "records.jsonl"
-        task = progress.add_task("held-out edits", total=len(cases))
-        results = Results(path, manifest(vlm, "", cases, variants))
-        run_single(vlm, cases, variants, results, lambda _: progress.advance(task))
+        task = progress.add_task("held-out edits", total=len(cases) * len(variants))
+        run(vlm, cases, variants, path, Plan(tokens=False), progress=lambda _: progress.advance(task))
         return read_results(path)[1]
 
 
-def benchmark_cases(benchmark: str, split: str, limit: int) -> list[Any]:
-    """Edits of a split, `limit` of them spread evenly.  Raises: UnknownNameError, InputError."""
-    if benchmark not in BENCHMARKS:
-        raise UnknownNameError("benchmark", benchmark, BENCHMARKS)
-    if split not in SPLITS:
-        raise UnknownNameError("split", split, SPLITS)
-    if limit < 0:
-        raise InputError(f"limit: {limit} given; 0 takes all edits.")
-    from ..data import icons
+def benchmark_cases(benchmark: str | BenchmarkFiles, split: str, limit: int) -> list[EditCase]:
+    """Edits of a split or of files, `limit` of them spread evenly.
 
-    cases = icons.load_edits(split)
-    if not limit or limit >= len(cases):
-        return cases
-    return [cases[i * len(cases) // limit] for i in range(limit)]
+    Raises: UnknownNameError, InputError, MissingDataError; see `vledit.data.benchmarks.load`.
+    """
+    files = BenchmarkFiles(benchmark) if isinstance(benchmark, str) else benchmark
+    return files.cases(split, limit)
 
 
 def sample(cases: list[Any], count: int, seed: int) -> list[Any]:
@@ -152,17 +286,3 @@ def sample(cases: list[Any], count: int, seed: int) -> list[Any]:
     if not 1 <= count <= len(cases):
         raise InputError(f"samples: {count} given; there are {len(cases)} edits.")
     return random.Random(seed).sample(cases, count)
-
-
-def leaderboard(tables: dict[str, Any], title: str) -> Table:
-    """Editors by metrics."""
-    table = Table("editor", *SHOWN, title=title)
-    for name, row in tables.items():
-        table.add_row(name, *(str(row[m]) if m in row else "–" for m in SHOWN))
-    return table
-
-
-def bar() -> Progress:
-    """Progress on stderr, with the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=errors)

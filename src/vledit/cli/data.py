@@ -1,4 +1,4 @@
-"""`vledit data …`: the embedded data set: build it, list it, its card and its contact sheet."""
+"""`vledit data …`: the embedded data set: build it, its card and its contact sheet; benchmarks: list them, check their files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import MissingDataError, UnknownNameError
+from .benchmark_files import check
 from .output import Json, busy, console, emit, errors
 from .session import Device, Dtype, Model, open_model
 
@@ -23,8 +24,8 @@ Name = Annotated[str, typer.Argument(help="Name of a data set; see `vledit data 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
-    group = typer.Typer(no_args_is_help=True, help="Build the embedded data set and look at it.")
-    for command in (build, list_, card, sheet, edits):
+    group = typer.Typer(no_args_is_help=True, help="The embedded data set and the benchmarks.")
+    for command in (build, list_, card, sheet, edits, check):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="data")
 
@@ -74,22 +75,32 @@ def _record(data: Any) -> dict[str, Any]:
 
 
 def list_(json: Json = False) -> None:
-    """List the data sets, and whether they are built."""
-    from ..data import icons
+    """List the data sets: the embedded one, whether it is built, and the benchmarks that are read from files."""
+    from ..data import benchmarks, icons
 
     try:
         record = _record(icons.load())
     except MissingDataError:
         record = {"name": ICONS, "about": ABOUT, "built": False}
+    others = [benchmarks.benchmark(name) for name in benchmarks.names() if name != ICONS]
     if json:
-        emit([record])
+        shown = [{"name": b.name, "about": b.about, "where": b.where, "more": dict(b.more)} for b in others]
+        emit([record, *shown])
         return
-    table = Table("name", "what it holds", "state")
+    where = Column("state, or where its files are to be had", overflow="fold")  # an address is not to be cut
+    table = Table("name", "what it holds", where, show_lines=True)
     state = "not built: vledit data build icons"
     if record["built"]:
         state = f"{record['concepts']} concepts, {record['drawings']} drawings, {record['version']}"
     table.add_row(ICONS, ABOUT, escape(state))
+    for other in others:
+        table.add_row(escape(other.name), escape(other.about), escape(other.where))
     console().print(table)
+    console().print(
+        "Files that you have: vledit data check NAME --annotations FILE --images FOLDER; then vledit bench with the same.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def card(name: Name = ICONS) -> None:

@@ -11,15 +11,23 @@ from rich.table import Table
 from ..errors import InputError
 from ..report.records import edit_record
 from .output import Json, busy, console, emit, number, size
-from .session import Device, Dtype, Model, check_codebook, check_text, open_model, read_picture, use_codebook
+from .session import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Model,
+    Quantization,
+    check_codebook,
+    check_text,
+    open_model,
+    read_picture,
+    use_codebook,
+)
 from .settings import parse_settings
 
 if TYPE_CHECKING:
     from ..editors.base import Edit
     from ..editors.edited_model import EditedModel
-
-WEIGHT_EDITORS = frozenset({"ft"})
-"""Editors whose edits are always on; known by name so that the user is told before anything is trained."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +53,8 @@ def edit(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Change one fact: from now on the model gives ANSWER to QUESTION about the picture."""
@@ -57,7 +67,7 @@ def edit(
         check_codebook(codebook, writable=True)
     elif not codebook.absolute().parent.is_dir():
         raise InputError(f"--codebook: there is no folder '{codebook.parent}' to write '{codebook.name}' into.")
-    edited = open_model(model, device, dtype)
+    edited = open_model(model, device, dtype, quantization, device_map)
     book = use_codebook(edited, codebook) if codebook.exists() else edited.codebook
     if id and id in {entry.id for entry in book.entries()}:
         raise InputError(f"--id: '{codebook}' has an entry '{id}' already. Choose another id, or none.")
@@ -66,8 +76,7 @@ def edit(
         before = edited.answer(picture, question).text
     with busy(f"editing with {editor} …"):
         made = edited.edit(request, editor, **chosen)
-    if made.entry is None:
-        raise InputError(_no_codebook(editor))
+    assert made.entry is not None  # `_settings` refused editors whose edits have none
     if book.path is None:
         book.save(codebook)
     with busy("asking again …"):
@@ -93,9 +102,9 @@ def _settings(editor: str, pairs: list[str]) -> dict[str, Any]:
     """The settings of the editor, checked before any model is loaded."""
     from ..editors import registry
 
-    if editor in WEIGHT_EDITORS:
-        raise InputError(_no_codebook(editor))
     method = registry.editor_class(editor)
+    if not method.gated:
+        raise InputError(_no_codebook(editor))
     chosen = parse_settings(method.Config, pairs)
     method.Config.from_settings(chosen)
     return chosen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, MissingDataError
-from .output import busy
+from .output import busy, errors
 
 if TYPE_CHECKING:
     from ..codebook import Codebook
@@ -16,22 +16,34 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Name (see `vledit models`), folder or Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, … or auto.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (bf16) or float16 (fp16).")]
+Quantization = Annotated[
+    str | None, typer.Option(help="8bit or 4bit; the edited layer is left out of it. Needs bitsandbytes.")
+]
+DeviceMap = Annotated[
+    str | None, typer.Option("--device-map", help="auto: spread the model over all devices, instead of --device.")
+]
 
 
-def load_model(name: str, device: str, dtype: str) -> EditedModel:
-    """Loads a model without edits.  Tests put a small one in its place."""
-    from ..loading import load
+def load_model(name: str, device: str, dtype: str, **options: Any) -> EditedModel:
+    """Loads a model without edits, and says on stderr what it was taken for.  Tests put a small one in its place."""
+    from ..loading import POCKET, load
     from ..pocket.assemble import quiet
 
     quiet()  # transformers' own progress bars and advice
-    return load(name, device=device, dtype=dtype)
+    edited = load(name, device=device, dtype=dtype, **options)
+    if name != POCKET:
+        errors.print(f"{edited.vlm!r}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    return edited
 
 
-def open_model(name: str, device: str, dtype: str) -> EditedModel:
+def open_model(
+    name: str, device: str, dtype: str, quantization: str | None = None, device_map: str | None = None
+) -> EditedModel:
     """The model, with a sign of life on stderr while it loads."""
+    given = {"quantization": quantization, "device_map": device_map}
     with busy(f"loading {name} …"):
-        return load_model(name, device, dtype)
+        return load_model(name, device, dtype, **{key: value for key, value in given.items() if value is not None})
 
 
 def check_text(field: str, text: str) -> str:

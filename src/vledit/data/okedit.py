@@ -5,19 +5,27 @@ A folder holds ``annotations.json`` and ``questions.json`` (the records of OK-VQ
 ``locality_images/<question_id>/`` (near-locality pictures). What OKEDIT has no field for (tags, more cells) stands in
 one key of its own, ``vledit``, which its other readers pass over, and which this one does without.
 Source: OKEDIT, App. A, and the field list of its released files.
+
+As the benchmark ``okedit`` the files are taken from wherever they are: the questions beside the annotations under either
+name that they have, COCO's pictures and the two folders of generated ones below the roots.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
+from vledit.data.benchmarks import Benchmark
 from vledit.data.cache import write_json_atomic
 from vledit.data.case import Cells, EditCase, EditRequest, Probe
+from vledit.data.fingerprint import Fingerprint, Known, distinct, fingerprint, multi_word
+from vledit.data.image_lookup import ImageLookup, MissingPicture
+from vledit.data.reading import Files, Reading, collect
+from vledit.data.records import FieldError, Record, read_records, unquoted
 from vledit.errors import InputError
 
 ANNOTATIONS, QUESTIONS = "annotations.json", "questions.json"
@@ -76,16 +84,21 @@ def read(
         rephrase_root or folder / REPHRASE_ROOT,
         locality_root or folder / LOCALITY_ROOT,
     )
-    records = _records(annotations or folder / ANNOTATIONS, "annotations")
-    asked = {record.get("question_id"): record for record in _records(questions or folder / QUESTIONS, "questions")}
+    records = read_records(annotations or folder / ANNOTATIONS, "OKEDIT", "annotations")
+    asked = {
+        record.get("question_id"): record
+        for record in read_records(questions or folder / QUESTIONS, "OKEDIT", "questions")
+        if isinstance(record, dict)
+    }
     cases = []
-    for record in records:
+    for position, values in enumerate(records):
         try:
-            question = asked[record["question_id"]]
-            cases.append(_case(record, question, *roots))
-        except KeyError as error:
-            number = record.get("question_id", "without question_id")
-            raise InputError(f"OKEDIT record {number}: no field or question {error}") from error
+            record, question = _joined(Record(values), asked)
+            picture = roots[0] / image_name(_number(record))
+            cases.append(_case(record, question, picture, *roots))
+        except FieldError as error:
+            number = values.get("question_id", position) if isinstance(values, dict) else position
+            raise InputError(f"OKEDIT record {number}: field '{error.field}' {error.text}") from error
     return cases
 
 
@@ -133,39 +146,75 @@ def _extra(case: EditCase, number: int, folder: Path) -> dict[str, Any]:
     return {"id": case.id, "tags": dict(case.tags), **families}
 
 
-def _case(record: dict[str, Any], question: dict[str, Any], images: Path, rephrases: Path, locality: Path) -> EditCase:
-    number, extra = record["question_id"], record.get(EXTRA)
-    picture = images / image_name(int(record["image_id"]))
-    base = record["answers"][0]["answer"] if record["answers"] else ""
+Tidy = Callable[[str], str]
+
+
+def _joined(record: Record, asked: Mapping[Any, Any]) -> tuple[Record, Record]:
+    """Return a record and its question's.  Raises: FieldError where it has none."""
+    number = record.values.get("question_id")
+    if not isinstance(number, int | str) or number not in asked:
+        raise FieldError("question_id", f"is {number!r}, which no question has")
+    return record, Record(asked[number])
+
+
+def _number(record: Record) -> int:
+    text = record.text("image_id")
+    if not text.isdecimal():
+        raise FieldError("image_id", f"is {text!r}, not a whole number")
+    return int(text)
+
+
+def _case(
+    record: Record,
+    question: Record,
+    picture: Path | MissingPicture,
+    images: Path,
+    rephrases: Path,
+    locality: Path,
+    tidy: Tidy = str,
+) -> EditCase:
+    """Return the case of one record.  Raises: FieldError for a field that is missing or unfit."""
+    number, extra = record.values["question_id"], record.values.get(EXTRA)
+    answers = record.records("answers")
+    base = tidy(answers[0].text("answer", "")) if answers else ""
     request = EditRequest(
         image=picture,
-        question=question["question"],
-        answer=record["counterfact_answer"],
-        rephrases=tuple(_many(question.get("rephrased_questions_train"))),
-        id=extra["id"] if extra else f"okedit/{number}",
+        question=tidy(question.text("question")),
+        answer=tidy(record.text("counterfact_answer")),
+        rephrases=tuple(map(tidy, question.texts("rephrased_questions_train"))),
+        id=f"okedit/{number}",
     )
-    if extra:
-        cells = [_cells(extra[family], images, rephrases, locality) for family in _FAMILIES]
-        return EditCase(request, cells[0], cells[1], cells[2], base, extra["tags"])
+    if extra is not None:
+        return _own_case(request, base, extra, images, rephrases, locality)
     worded = [
-        Probe(picture, text, None, {}, f"text/{index}")
-        for index, text in enumerate(_many(question.get("rephrased_questions")))
+        Probe(picture, tidy(text), None, {}, f"text/{index}")
+        for index, text in enumerate(question.texts("rephrased_questions"))
     ]
     other = [
         Probe(path, request.question, None, {}, f"image/{index}")
         for index, path in enumerate(_pictures(rephrases / str(number)))
     ]
+    third = tidy(record.text("locality_answer", "")) or None
     near = [
-        Probe(path, request.question, record.get("locality_answer"), {}, f"near_image/{index}")
+        Probe(path, request.question, third, {}, f"near_image/{index}")
         for index, path in enumerate(_pictures(locality / str(number)))
     ]
     tags = {
-        "kind": str(record.get("question_type", "")),
-        "domain": str(record.get("counterfact_type", "")),
-        "concept": str(record.get("image_object", "")),
+        "kind": record.text("question_type", ""),
+        "domain": record.text("counterfact_type", ""),
+        "concept": record.text("image_object", ""),
     }
     generality: Cells = {"text": tuple(worded), "image": tuple(other)}
     return EditCase(request, generality, {"near_image": tuple(near)}, {}, base, tags)
+
+
+def _own_case(request: EditRequest, base: str, extra: Any, images: Path, rephrases: Path, locality: Path) -> EditCase:
+    """Return a case with what `_extra` wrote."""
+    try:
+        cells = [_cells(extra[family], images, rephrases, locality) for family in _FAMILIES]
+        return EditCase(replace(request, id=extra["id"]), cells[0], cells[1], cells[2], base, extra["tags"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FieldError(EXTRA, f"is not as vledit.data.okedit.write makes it ({error!r})") from error
 
 
 _FAMILIES = ("generality", "locality", "portability")
@@ -188,25 +237,6 @@ def _cells(cells: dict[str, list[dict[str, Any]]], images: Path, rephrases: Path
     }
 
 
-def _records(path: Path, key: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"OKEDIT: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"OKEDIT: {path} is not JSON ({error})") from error
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise InputError(f"OKEDIT: {path} has no list {key!r}")
-    return content[key]
-
-
-def _many(value: str | Iterable[str] | None) -> list[str]:
-    """Return a field that holds one text or a list of them as a list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
-
-
 def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
 
@@ -222,3 +252,118 @@ def _save(picture: object, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image: Image = open_picture(picture)
     image.save(path, "JPEG", quality=_QUALITY, subsampling=0)
+
+
+# --- as a benchmark -------------------------------------------------------------------------------------------------
+
+KNOWN = (
+    Known("OKEDIT test (val2014)", counts={"records": 5046}, source="BalancEdit, Table 2"),
+    Known("OKEDIT train (train2014)", counts={"records": 9009}, source="BalancEdit, Table 2"),
+)
+_REPHRASE_FOLDERS = (REPHRASE_ROOT, "rephrased_images", "rephrased_images_dalle2")
+_LOCALITY_FOLDERS = (LOCALITY_ROOT, "locality_images_dalle2")
+_SUBTYPES = ("val2014", "train2014")
+
+
+def read_files(files: Files) -> Reading:
+    """Return the cases of OKEDIT's files, wherever they are.
+
+    Raises: InputError where a file as a whole is missing or unfit; single records and pictures are in the reading.
+    """
+    path = files.need_annotations("okedit")
+    records = read_records(path, "okedit", "annotations")
+    asked = {
+        record["question_id"]: record
+        for record in read_records(_questions_file(files, path), "okedit", "questions")
+        if isinstance(record, dict) and isinstance(record.get("question_id"), int | str)
+    }
+    lookup = ImageLookup(files.roots, (IMAGES, *_SUBTYPES), by_name=True)
+    root = files.roots[0]
+    folders = (
+        lookup.folder(IMAGES) or root / IMAGES,
+        _folder(files, lookup, "rephrase_images", _REPHRASE_FOLDERS, root),
+        _folder(files, lookup, "locality_images", _LOCALITY_FOLDERS, root),
+    )
+    tidy = str if files.as_published else unquoted
+
+    def convert(index: int, record: Record) -> EditCase:
+        record, question = _joined(record, asked)
+        case = _case(record, question, _picture(lookup, _number(record)), *folders, tidy)
+        return _with_marks(case, str(record.values["question_id"]), *folders[1:])
+
+    return collect("okedit", records, convert, _fingerprint(records, asked))
+
+
+def _picture(lookup: ImageLookup, image_id: int) -> Path | MissingPicture:
+    found = [lookup.find(image_name(image_id).replace("val2014", subtype)) for subtype in _SUBTYPES]
+    return next((path for path in found if isinstance(path, Path)), found[0])
+
+
+def _with_marks(case: EditCase, number: str, rephrases: Path, locality: Path) -> EditCase:
+    """Return the case with a `MissingPicture` for each path that leads nowhere and each folder without a picture."""
+
+    def marked(probe: Probe) -> Probe:
+        if isinstance(probe.image, Path) and not probe.image.is_file():
+            return replace(probe, image=MissingPicture(str(probe.image), "no such file"))
+        return probe
+
+    def cells(of: Cells, cell: str, folder: Path) -> Cells:
+        found = {name: tuple(map(marked, probes)) for name, probes in of.items()}
+        if found.get(cell) == ():
+            gone = MissingPicture(f"{folder.name}/{number}/", f"no picture in {folder / number}")
+            found[cell] = (Probe(gone, case.request.question),)
+        return found
+
+    return replace(
+        case,
+        generality=cells(case.generality, "image", rephrases),
+        locality=cells(case.locality, "near_image", locality),
+        portability=cells(case.portability, "", rephrases),
+    )
+
+
+def _questions_file(files: Files, annotations: Path) -> Path:
+    """Return the file that was told, else the one beside the annotations: ours, or with OK-VQA's name."""
+    if "questions" in files.more:
+        return Path(files.more["questions"]).expanduser()
+    theirs = f"OpenEnded_{annotations.name.replace('_annotations', '_questions')}"
+    return next((p for p in (annotations.parent / theirs,) if p.exists()), annotations.parent / QUESTIONS)
+
+
+def _folder(files: Files, lookup: ImageLookup, told: str, names: Sequence[str], root: Path) -> Path:
+    if told not in files.more:
+        return lookup.folder(*names) or root / names[0]
+    folder = Path(files.more[told]).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{told}: there is no folder '{folder}'.")
+    return folder
+
+
+def _fingerprint(records: Sequence[Any], asked: Mapping[Any, Any]) -> Fingerprint:
+    questions = [asked.get(r.get("question_id")) for r in records if isinstance(r, dict) and _is_id(r)]
+    counts = {
+        "records": len(records),
+        "distinct questions": distinct(questions, "question"),
+        "distinct targets": distinct(records, "counterfact_answer"),
+        "targets of several words": multi_word(records, "counterfact_answer"),
+        "records with a locality answer": sum(isinstance(r, dict) and bool(r.get("locality_answer")) for r in records),
+    }
+    return fingerprint([records, questions], counts, KNOWN)
+
+
+def _is_id(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("question_id"), int | str)
+
+
+BENCHMARK = Benchmark(
+    "okedit",
+    "OKEDIT: OK-VQA with counterfactual answers, ten rephrasings, generated pictures, near-locality pictures",
+    "https://github.com/donglgcn/EasyEdit, branch MMOKVQA, folder vqautils (annotations and questions); val2014: "
+    "https://cocodataset.org; or write one's own: vledit.data.okedit.write",
+    read_files,
+    more={
+        "questions": "the questions file (default: beside the annotations, questions.json or OK-VQA's name for it)",
+        "rephrase_images": "folder of <question_id>/… pictures of the edited thing (default: found below --images)",
+        "locality_images": "folder of <question_id>/… near-locality pictures (default: found below --images)",
+    },
+)

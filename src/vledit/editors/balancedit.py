@@ -100,6 +100,7 @@ class BalancEdit:
     """Source: BalancEdit, Sec. 3."""
 
     name: ClassVar[str] = "balancedit"
+    gated: ClassVar[bool] = True
     Config: ClassVar[type[EditorConfig]] = BalancEditConfig
 
     def __init__(self, config: BalancEditConfig | None = None, sampler: object = None):

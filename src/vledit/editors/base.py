@@ -60,6 +60,10 @@ class Edit:
     """One edit, as an object: nothing happens to any model until it is added to an `EditedModel`.
 
     Exactly one of `entry` (a gated edit, for the codebook) and `weights` (site → change that is always on) is set.
+
+    Args:
+        parent: for a weight edit that was trained on top of others: the newest of them. Its change holds theirs.
+        image_key: for a weight edit read from a folder, which keeps no picture: what identifies it.
     """
 
     id: str
@@ -69,6 +73,8 @@ class Edit:
     entry: Entry | None = None
     weights: Mapping[str, Transformation] | None = None
     relation: Relation | None = None
+    parent: str | None = None
+    image_key: str | None = None
 
     def __post_init__(self) -> None:
         if (self.entry is None) == (self.weights is None):
@@ -77,9 +83,14 @@ class Edit:
 
 @runtime_checkable
 class Editor(Protocol):
-    """One editing method."""
+    """One editing method.
+
+    `gated`: its edits are codebook entries, which act on the requests that they are for.  Else they are always on: `edit`
+    then also takes `start`, the change that earlier edits made at its site (None: there are none).
+    """
 
     name: ClassVar[str]
+    gated: ClassVar[bool]
     Config: ClassVar[type[EditorConfig]]
     config: EditorConfig
 

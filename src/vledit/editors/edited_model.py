@@ -6,21 +6,23 @@ weights are never written to, so removing an edit restores the previous behaviou
 
 from __future__ import annotations
 
-from collections import defaultdict
+import copy
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..codebook import Codebook, Decision, FullTransformation
+from ..codebook import Codebook, Decision
 from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
-from ..vlm.base import VLM, Encoded, Transformation, transformed
-from ..vlm.hooks import as_rows
+from ..vlm.base import VLM, Encoded, Transformation, Verified, transformed
+from ..vlm.decoding import decode
+from . import weights as always_on
 from .balancedit import pool
 from .base import Edit
 from .fitting import as_full
@@ -56,6 +58,8 @@ class Answer:
 class EditedModel:
     """A frozen vision-language model with edits.
 
+    Threads may share it: requests run one after the other, and so do edits.
+
     Args:
         vlm: the base; shared, never changed.
         codebook: gated edits (a new, empty one in memory where None is given).
@@ -66,7 +70,9 @@ class EditedModel:
         self.vlm = vlm
         self.codebook = codebook if codebook is not None else new_codebook(vlm)
         self.weights: dict[str, Edit] = dict(weights or {})
+        self._always = always_on.changes(self.weights)
         self._enabled = True
+        self._editing = threading.RLock()
 
     def __repr__(self) -> str:
         return (
@@ -78,51 +84,63 @@ class EditedModel:
     def edit(self, request: EditRequest, editor: str = "balancedit", **settings: Any) -> Edit:
         """Makes an edit with the named editor and adds it.  Returns the edit; see `Editor.edit` for what it raises."""
         method = make_editor(editor, **settings)
-        if editor == "ft":
-            site = self.vlm.resolve_site(method.config.site or self.vlm.default_site)
-            made = method.edit(self.vlm, request, self.codebook, start=self._always(str(site)))
-        else:
-            made = method.edit(self.vlm, request, self.codebook)
-        self.add(made)
+        with self._editing:
+            if method.gated:
+                made = method.edit(self.vlm, request, self.codebook)
+            else:
+                site = self.vlm.resolve_site(method.config.site or self.vlm.default_site)
+                made = method.edit(self.vlm, request, self.codebook, start=self._always.get(str(site)))
+                made = replace(made, parent=next(reversed(self.weights), None))
+            self.add(made)
         return made
 
     def add(self, edit: Edit) -> None:
-        """Adds an edit; an entry in conflict with older ones retires them.  Raises: InputError for an id that is taken."""
-        if edit.entry is not None:
-            retires = edit.relation.retires if edit.relation is not None else ()
-            self.codebook.add(edit.entry, retires=retires)
-            return
-        if edit.id in self.weights:
-            raise InputError(f"id: there is an edit '{edit.id}' already; remove it first or give another id.")
-        self.weights[edit.id] = edit
+        """Adds an edit; an entry in conflict with older ones retires them.
+
+        Raises: InputError for an id that is taken, or a weight edit that was trained on top of others than those here.
+        """
+        with self.vlm.lock:
+            if edit.entry is not None:
+                self.codebook.add(edit.entry, retires=edit.relation.retires if edit.relation is not None else ())
+                return
+            always_on.check_new(self.weights, edit)
+            self.weights[edit.id] = edit
+            self._always = always_on.changes(self.weights)
 
     def remove(self, id: str) -> None:
-        """Takes an edit out; what it did is gone bit for bit.  A codebook entry can be restored.
+        """Takes an edit out; what it did is gone bit for bit.  A codebook entry is kept aside: `restore`, `purge`.
 
         Raises: UnknownNameError where there is no such edit; InputError for a weight edit that later ones started from.
         """
-        if id in self.weights:
-            newest = next(reversed(self.weights))
-            if id != newest:
-                raise InputError(f"id: later weight edits were trained on top of '{id}'; remove '{newest}' first.")
-            del self.weights[id]
-        elif id in {entry.id for entry in self.codebook.entries()}:
-            self.codebook.remove(id)
-        else:
-            raise UnknownNameError("edit", id, [*self.weights, *(entry.id for entry in self.codebook.entries())])
+        with self.vlm.lock:
+            if id in self.weights:
+                always_on.check_removal(self.weights, id)
+                del self.weights[id]
+                self._always = always_on.changes(self.weights)
+            elif id in (entries := {entry.id for entry in self.codebook.entries()}):
+                self.codebook.remove(id)
+            else:
+                raise UnknownNameError("edit", id, [*self.weights, *entries])
 
     def restore(self, id: str) -> None:
         """Puts a removed or retired codebook entry back, with the bits it had."""
-        self.codebook.restore(id)
+        with self.vlm.lock:
+            self.codebook.restore(id)
+
+    def purge(self, id: str) -> None:
+        """Deletes a codebook entry for good; the codebook's history keeps that there was one."""
+        with self.vlm.lock:
+            self.codebook.purge(id)
 
     @contextmanager
     def disable(self) -> Iterator[EditedModel]:
-        """Within the block the base model answers.  Source: PEFT's `disable_adapter`."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield self
-        finally:
-            self._enabled = before
+        """Within the block the base model answers; other threads wait.  Source: PEFT's `disable_adapter`."""
+        with self._editing, self.vlm.lock:  # in the order of `edit`, which may be called within the block
+            before, self._enabled = self._enabled, False
+            try:
+                yield self
+            finally:
+                self._enabled = before
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -137,18 +155,22 @@ class EditedModel:
         with self.vlm.lock:
             encoded = self.vlm.encode(images, questions)
             decisions = self.route_encoded(encoded, questions)
-            found: list[Answer | None] = [None] * len(decisions)
-            for (site, _), rows in self._groups(decisions).items():
-                part = encoded.select(rows) if len(rows) < len(encoded) else encoded
-                changes = [self._change(decisions[row], site) for row in rows]
-                texts = self.vlm.answer_encoded(part, max_new_tokens, changes, site)
-                for row, text in zip(rows, texts, strict=True):
-                    found[row] = Answer(text, decisions[row])
-        return [answer for answer in found if answer is not None]
+            with self._acting(decisions):
+                texts = self.vlm.answer_encoded(encoded, max_new_tokens)
+        return [Answer(text, decision) for text, decision in zip(texts, decisions, strict=True)]
+
+    def verify(self, images: Sequence[object | None], questions: Sequence[str], answers: Sequence[str]) -> Verified:
+        """Would the greedy answers be exactly these?  One pass, without generating; routed on the prompts alone."""
+        with self.vlm.lock:
+            decisions = self.route(images, questions)
+            encoded = self.vlm.encode(images, questions, answers)
+            with self._acting(decisions):
+                return self.vlm.verify(encoded)
 
     def route(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Decision]:
         """What the codebook says to each request, without answering."""
-        return self.route_encoded(self.vlm.encode(images, questions), questions)
+        with self.vlm.lock:
+            return self.route_encoded(self.vlm.encode(images, questions), questions)
 
     def route_encoded(self, encoded: Encoded, questions: Sequence[str]) -> list[Decision]:
         """As `route`, for prompts that are encoded already."""
@@ -174,102 +196,88 @@ class EditedModel:
             keys[query] = pool(inputs[query.prompt, query.site], prompt, tokens)
         return keys
 
-    def generate(self, images: Sequence[object | None], questions: Sequence[str], **kwargs: Any) -> Tensor:
-        """Hugging Face `generate` with any decoding strategy; routed on the prompt, the decision kept throughout.
+    def generate(self, images: Sequence[object | None], questions: Sequence[str], **settings: Any) -> Any:
+        """Hugging Face's `generate` with any decoding strategy; routed on the prompt, the decision kept throughout.
 
         Args:
-            kwargs: passed to the model's `generate` (num_beams, do_sample, max_new_tokens, cache_implementation, ...).
-        Returns: token ids (B, ·), as the model's own `generate` gives them.
-        Raises: InputError where the rows fire at different sites (answer them in separate calls).
+            settings: as for `generate` (num_beams, use_cache, cache_implementation, prefill_chunk_size, assistant_model,
+                prompt_lookup_num_tokens, ...); see `vlm.decoding.decode`.
+        Returns: token ids (B', ·), prompt and answer; or what `return_dict_in_generate` asks for.
+        Raises: InputError for several rows with assisted decoding.
         """
         with self.vlm.lock:
             encoded = self.vlm.encode(images, questions)
-            decisions = self.route_encoded(encoded, questions)
-            groups = self._groups(decisions)
-            if len(groups) > 1:
-                raise InputError("questions: rows of one batch fire at different sites; generate them one by one.")
-            site = next(iter(groups))[0]
-            changes = [self._change(decision, site) for decision in decisions]
-            inputs = {k: v for k, v in encoded.model_inputs.items() if k != "position_ids"}
-            with (
-                transformed(self.vlm, self.vlm.resolve_site(site), as_rows(changes, len(encoded))),
-                torch.inference_mode(),
-            ):
-                return self.vlm.model.generate(**inputs, **kwargs)
+            with self._acting(self.route_encoded(encoded, questions)):
+                return decode(self.vlm, encoded, **settings)
 
-    def _groups(self, decisions: Sequence[Decision]) -> dict[tuple[str, bool], list[int]]:
-        """Rows by the site at which they are changed; rows that do not fire go with the default site."""
-        always = self._always_site()
-        groups: dict[tuple[str, bool], list[int]] = defaultdict(list)
-        fallback = always or next((d.site for d in decisions if d.fired and d.site), str(self.vlm.default_site))
+    @contextmanager
+    def _acting(self, decisions: Sequence[Decision]) -> Iterator[None]:
+        """Within the block, whatever is run on this batch, every row computes with what was decided for it."""
+        sites: dict[str, list[Transformation | None]] = {}
+        known: dict[str | None, dict[str, Transformation]] = {}
         for row, decision in enumerate(decisions):
-            site = decision.site if decision.fired and decision.site else fallback
-            groups[str(site), True].append(row)
-        return groups
+            if decision.entry not in known:
+                known[decision.entry] = self._changes(decision)
+            for site, change in known[decision.entry].items():
+                sites.setdefault(site, [None] * len(decisions))[row] = change
+        with ExitStack() as stack:
+            stack.enter_context(self.vlm.lock)
+            for site, rows in sites.items():
+                stack.enter_context(transformed(self.vlm, self.vlm.resolve_site(site), rows))
+            yield
 
-    def _change(self, decision: Decision, site: str) -> Transformation | None:
-        """What acts on one row at `site`: the entry that fired, or else the always-on edits."""
+    def _changes(self, decision: Decision) -> dict[str, Transformation]:
+        """What acts on a row, by site: the entry that fired, which was trained on the base, or else the always-on edits."""
         if not self._enabled:
-            return None
-        if decision.fired and decision.entry is not None:
-            return self._on_device(self.codebook.get(decision.entry).transformation)
-        return self._always(site)
-
-    def _on_device(self, transformation: Any) -> Transformation:
-        return transformation.to(self.vlm.device)
-
-    # --- always-on edits --------------------------------------------------------------------------------------------
-
-    def _always_site(self) -> str | None:
-        sites = {site for edit in self.weights.values() for site in edit.weights or {}}
-        if len(sites) > 1:
-            raise InputError(
-                f"site: weight edits at several sites at once ({', '.join(sorted(sites))}) are not supported."
-            )
-        return next(iter(sites), None)
-
-    def _always(self, site: str) -> Transformation | None:
-        """The sum of the always-on edits at a site; where an edit continued from others, it holds them already."""
-        changes = [edit.weights[site] for edit in self.weights.values() if edit.weights and site in edit.weights]
-        if not changes or not self._enabled:
-            return None
-        return self._on_device(changes[-1])
+            return {}
+        found = self._always
+        if decision.entry is not None:
+            entry = self.codebook.get(decision.entry)
+            found = {entry.site: entry.transformation}
+        return {site: change.to(self.vlm.device) for site, change in found.items()}
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the edits (not the base) into `folder`.  Raises: InputError for weight edits: merge them instead."""
-        if self.weights:
-            raise InputError("save_pretrained: weight edits are not codebook entries; use merge() and save the model.")
+        """Writes the edits (not the base) into `folder`: the codebook, and always-on edits under PEFT's file names."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
+        with self.vlm.lock:
+            self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
+            always_on.save(folder, self.weights, self.vlm.fingerprint, self.vlm.name)
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path) -> EditedModel:
-        """The edits in `folder`, on the base they were made for.  Raises: ModelMismatchError on another base."""
-        return cls(vlm, Codebook.open(Path(folder) / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name))
+        """The edits in `folder`, on the base they were made for.
+
+        The codebook stays the folder's file: what is edited from here on is in it at once.  Always-on edits are written
+        by `save_pretrained` alone.
+
+        Raises: ModelMismatchError on another base; CodebookError where files are missing or damaged.
+        """
+        weights = always_on.load(Path(folder), vlm.fingerprint, vlm.name)
+        book = Codebook.open(Path(folder) / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name)
+        return cls(vlm, book, weights)
 
     def merge(self) -> Any:
         """A copy of the Hugging Face model with the always-on edits added to its weights.
 
-        Raises: InputError where there are codebook entries: they act on some requests only and cannot be merged.
+        Raises: InputError where there are codebook entries, which act on some requests only, or where a site's weights
+            are quantised: they cannot be merged.
         """
-        import copy
-
         if self.codebook.active():
             raise InputError("merge: codebook entries act on some requests only; they cannot be merged into weights.")
         with self.vlm.lock:
             model = copy.deepcopy(self.vlm.model)
-        site = self._always_site()
-        if site is not None:
-            change = self._always(site)
-            assert change is not None
-            full: FullTransformation = as_full(change)  # type: ignore[arg-type]
-            merged = VLM(model, self.vlm.processor, self.vlm.family, self.vlm.name)
-            module = merged.site_module(site)
-            with torch.no_grad():
-                module.weight.add_(full.weight_delta.to(module.weight))
+            names = {id(module): name for name, module in self.vlm.model.named_modules()}
+            for site, change in self._always.items():
+                weight = model.get_submodule(names[id(self.vlm.site_module(site))]).weight
+                if not weight.is_floating_point():
+                    raise InputError(
+                        f"merge: the weights at {site} are quantised; load the model without quantization."
+                    )
+                with torch.no_grad():
+                    weight.add_(as_full(change).weight_delta.to(weight))  # type: ignore[arg-type]
         return model
 
 

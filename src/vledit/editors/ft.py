@@ -51,6 +51,7 @@ class FineTune:
     """Source: BalancEdit, App. E, "Finetune"."""
 
     name: ClassVar[str] = "ft"
+    gated: ClassVar[bool] = False
     Config: ClassVar[type[EditorConfig]] = FineTuneConfig
 
     def __init__(self, config: FineTuneConfig | None = None):
@@ -63,7 +64,7 @@ class FineTune:
         codebook: Codebook | None = None,
         start: Transformation | None = None,
     ) -> Edit:
-        """Fine-tunes the site; `start` is the change that earlier edits made to it, and is not part of this edit."""
+        """Fine-tunes the site; `start` is the change that earlier edits made to it, and what is returned holds it too."""
         began = time.perf_counter()
         config = self.config
         site = vlm.resolve_site(config.site or vlm.default_site)

@@ -1,33 +1,35 @@
 """The metrics: pure functions over stored outcomes.  Two locality families, never mixed, each named in full.
 
-Source: BalancEdit, App. C (Eqs. 4 to 7); De-VQA's "not the edited answer".
+`exact` (no suffix): the greedy answer, its end included.  `token`: teacher-forced token accuracy, as peers publish it.
+
+- reliability, generality (`text_generality`, `image_generality`): the edited model gives the new answer (BalancEdit, Eqs. 4–6).
+- `<cell>_preserved`: it gives what the base gave (Eq. 7; text and image locality, and every De-VQA cell).
+- `<cell>_not_edited_answer`: it does not give the new answer (De-VQA's NI, RI, CI); by token: 1 less the share of its tokens.
+- `<cell>_top10`: EasyEdit's image locality, for comparison: share of equal places in the ten likeliest tokens before and after
+  (`easyeditor.util.multimodal.topk_token_match`, k=10; there over every position of the sequence, here over those that
+  predict the base's answer, because the prompt's are hardly touched by any edit and only dilute the figure).
+- `portability`: the probe's own answer (VLKEB).  `HM`: harmonic mean of text and image generality and near-locality `preserved`.
+- `seconds_per_edit`, `bytes_per_edit`: from the records (`table`).
+
+All with bootstrap 95 % intervals over edits.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means
 from .outcomes import Outcome
 
-VERSION = "1"
-RESAMPLES = 2000
+VERSION = "2"
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over edits with its bootstrap 95 % interval. `n`: edits that have such probes."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+Record = dict[str, Any]
+"""As `results.read_results` gives them: variant, case, after, edit, outcomes, ..."""
 
 
 def preserved(outcome: Outcome) -> float:
@@ -53,80 +55,170 @@ def not_edited_answer(outcome: Outcome) -> float:
     return float(not outcome.new)
 
 
+def not_edited_answer_token(outcome: Outcome) -> float:
+    return 1.0 - outcome.new_token
+
+
+def top10(outcome: Outcome) -> float:
+    return outcome.top10
+
+
 @dataclass(frozen=True)
 class Metric:
-    """`score` averaged over the probes of one cell of each edit, then over edits."""
+    """`score` averaged over the probes of one cell (None: of the whole family) of each edit, then over edits."""
 
     name: str
     family: str
-    cell: str
+    cell: str | None
     score: Callable[[Outcome], float]
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("reliability", "reliability", "edit", edited_answer),
-    Metric("text_generality", "generality", "text", edited_answer),
-    Metric("image_generality", "generality", "image", edited_answer),
-    Metric("near_image_preserved", "locality", "near_image", preserved),
-    Metric("text_preserved", "locality", "text", preserved),
-    Metric("random_image_preserved", "locality", "random_image", preserved),
-    Metric("other_question_preserved", "locality", "other_question", preserved),
-    Metric("black_preserved", "locality", "black", preserved),
-    Metric("near_image_not_edited_answer", "locality", "near_image", not_edited_answer),
-    Metric("reliability_token", "reliability", "edit", edited_answer_token),
-    Metric("text_generality_token", "generality", "text", edited_answer_token),
-    Metric("image_generality_token", "generality", "image", edited_answer_token),
-    Metric("near_image_preserved_token", "locality", "near_image", preserved_token),
+def of_cell(family: str, cell: str) -> tuple[Metric, ...]:
+    """All metrics of one cell, `exact` first."""
+    if family == "locality":
+        scores = {
+            "preserved": preserved,
+            "not_edited_answer": not_edited_answer,
+            "preserved_token": preserved_token,
+            "not_edited_answer_token": not_edited_answer_token,
+            "top10": top10,
+        }
+        return tuple(Metric(f"{cell}_{name}", family, cell, score) for name, score in scores.items())
+    name = "reliability" if family == "reliability" else f"{cell}_{family}"
+    return (Metric(name, family, cell, edited_answer), Metric(f"{name}_token", family, cell, edited_answer_token))
+
+
+_STANDARD = (
+    ("reliability", "edit"),
+    ("generality", "text"),
+    ("generality", "image"),
+    ("locality", "near_image"),
+    ("locality", "text"),
+    ("locality", "random_image"),
+    ("locality", "other_question"),
+    ("locality", "black"),
+)
+METRICS: tuple[Metric, ...] = tuple(
+    sorted(
+        (metric for family, cell in _STANDARD for metric in of_cell(family, cell)),
+        key=lambda metric: ("_token" in metric.name, "top10" in metric.name),  # `exact` of all cells first
+    )
+)
+"""Those of the cells that most benchmarks have; `metrics_of` adds whatever other cells there are."""
+_WHOLE = (
+    Metric("portability", "portability", None, edited_answer),
+    Metric("portability_token", "portability", None, edited_answer_token),
 )
 HARMONIC = ("text_generality", "image_generality", "near_image_preserved")
 """HM's parts (methods.md, section 3)."""
+COSTS = ("seconds_per_edit", "bytes_per_edit")
+"""Smaller is better for these; they are no shares."""
 
 
-def by_edit(outcomes: Iterable[Outcome], metrics: Sequence[Metric] = METRICS) -> dict[str, dict[str, float]]:
-    """Metric name → case id → mean over the case's probes of that cell."""
+def metrics_of(cells: Iterable[tuple[str, str]]) -> tuple[Metric, ...]:
+    """The metrics of these (family, cell), the standard ones first and in their order."""
+    cells = set(cells)
+    known = [metric for metric in METRICS if (metric.family, metric.cell) in cells]
+    names = {metric.name for metric in known}
+    others = [metric for cell in sorted(cells) for metric in of_cell(*cell) if metric.name not in names]
+    whole = [metric for metric in _WHOLE if any(family == metric.family for family, _ in cells)]
+    return (*known, *others, *whole)
+
+
+def by_edit(outcomes: Iterable[Outcome], metrics: Sequence[Metric] | None = None) -> dict[str, dict[str, float]]:
+    """Metric name → case id → mean over the case's probes of that cell; scores that were not run are left out."""
     cells: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         cells[outcome.family, outcome.cell][outcome.case].append(outcome)
     table: dict[str, dict[str, float]] = {}
-    for metric in metrics:
-        cases = cells.get((metric.family, metric.cell), {})
-        if cases:
-            table[metric.name] = {c: float(np.mean([metric.score(o) for o in found])) for c, found in cases.items()}
+    for metric in metrics_of(cells) if metrics is None else metrics:
+        of_case: dict[str, list[float]] = defaultdict(list)
+        for (family, cell), cases in cells.items():
+            if family == metric.family and metric.cell in (None, cell):
+                for case, found in cases.items():
+                    of_case[case].extend(metric.score(outcome) for outcome in found)
+        values = {case: float(np.mean(kept)) for case, scores in of_case.items() if (kept := _present(scores))}
+        if values:
+            table[metric.name] = values
     return table
+
+
+def _present(scores: Sequence[float]) -> list[float]:
+    return [score for score in scores if not np.isnan(score)]
 
 
 def harmonic_mean(parts: Sequence[float]) -> float:
     """0 where any part is 0."""
-    return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / p for p in parts)
+    return float(harmonic(np.array(parts, dtype=float)[:, None])[0])
 
 
-def estimates(outcomes: Iterable[Outcome], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Estimate]:
-    """Every metric and HM with bootstrap 95 % intervals over edits (cases resampled with replacement)."""
-    table = by_edit(outcomes)
+def estimates(
+    outcomes: Iterable[Outcome],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    metrics: Sequence[Metric] | None = None,
+) -> dict[str, Estimate]:
+    """Every metric (or these) and HM with bootstrap 95 % intervals over edits (cases resampled with replacement)."""
+    return estimated(by_edit(outcomes, metrics), seed, resamples)
+
+
+def estimated(
+    table: Mapping[str, Mapping[str, float]], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Estimate]:
+    """As `estimates`, from metric name → case id → value; HM is added where its parts are there."""
     cases = sorted({case for column in table.values() for case in column})
-    values = {name: np.array([column.get(c, np.nan) for c in cases]) for name, column in table.items()}
-    draws = np.random.default_rng(seed).integers(0, len(cases), (resamples, len(cases))) if cases else None
-    result = {}
-    for name, column in values.items():
-        result[name] = _estimate(column, _mean(column[draws], axis=1))
-    if all(name in values for name in HARMONIC):
-        parts = [values[name] for name in HARMONIC]
-        means = np.stack([_mean(part[draws], axis=1) for part in parts])
-        samples = np.array([harmonic_mean(list(column)) for column in means.T])
-        point = harmonic_mean([float(_mean(part)) for part in parts])
-        low, high = np.percentile(samples, [2.5, 97.5])
-        result["HM"] = Estimate(point, float(low), float(high), len(cases))
+    drawn = draws(len(cases), seed, resamples)
+    result, samples = {}, {}
+    for name, column in table.items():
+        values = matrix([column], cases)[0]
+        samples[name] = means(values[drawn])
+        result[name] = interval(float(means(values)), samples[name], len(column))
+    if all(name in result for name in HARMONIC):
+        point = harmonic_mean([result[name].mean for name in HARMONIC])
+        whole = sum(all(case in table[name] for name in HARMONIC) for case in cases)
+        result["HM"] = interval(point, harmonic(np.stack([samples[name] for name in HARMONIC])), whole)
     return result
 
 
-def _mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    present = ~np.isnan(values)
-    return np.where(present, values, 0).sum(axis=axis) / np.maximum(present.sum(axis=axis), 1)
+def by_record(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """As `by_edit`, from records as `read_results` gives them, with the costs of each edit."""
+    records = list(records)
+    table = by_edit(outcome for record in records for outcome in record["outcomes"])
+    made = {record["case"]: record["edit"] for record in records if record.get("edit")}
+    for name, field in zip(COSTS, ("seconds", "nbytes"), strict=True):
+        values = {case: float(edit[field]) for case, edit in made.items() if edit.get(field) is not None}
+        if values:
+            table[name] = values
+    return table
 
 
-def _estimate(column: np.ndarray, samples: np.ndarray) -> Estimate:
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return Estimate(float(_mean(column)), float(low), float(high), int((~np.isnan(column)).sum()))
+def table(records: Iterable[Mapping[str, Any]], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Estimate]:
+    """Every metric, HM and the costs of the records of one variant at one N."""
+    return estimated(by_record(records), seed, resamples)
+
+
+def by_variant(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Records grouped by variant, in order of first appearance."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["variant"], []).append(record)
+    yield from groups.items()
+
+
+def by_after(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Records by the number of edits that had been made when they were scored, ascending."""
+    groups: dict[int, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.get("after", 1), []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def last(records: Iterable[Record]) -> list[Record]:
+    """The records that each variant's figure is made of: those after most edits."""
+    kept = []
+    for _, some in by_variant(records):
+        kept.extend(by_after(some)[max(record.get("after", 1) for record in some)])
+    return kept
 
 
 def at_alpha(outcomes: Iterable[Outcome], anchors: Mapping[str, tuple[float, float]], alpha: float) -> list[Outcome]:

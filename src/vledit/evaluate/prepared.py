@@ -1,31 +1,40 @@
-"""One case made ready for scoring: base answers first, then the trunk of every probe, run once and shared by all editors.
+"""One case made ready for scoring: what the base answers, and the trunk of every probe, run once and shared by all editors.
 
 Everything below the edited site is frozen, so these are the same for every edit.  The prompt's part of a teacher-forced trunk
 is that of the prompt alone (attention is causal), so keys are read from it, over the prompt's tokens only.
-
-What is run per probe is what its metrics need.  Generality: prompt + new answer.  Locality: prompt + the base's own answer,
-which is verified where the data set holds a right one and generated where it is not that; a greedy answer is one string, so
-an edited model that gives the base's answer does not give another, and only where it does not is the new answer tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..codebook import Query
 from ..data.case import EditCase, EditRequest, Probe
 from ..editors.balancedit import pool
-from ..vlm.base import VLM, Site, Trunk
-from ..vlm.pictures import open_picture
-from ..vlm.tail import SiteTail
+from ..vlm.base import VLM, Encoded, Site, Trunk, transformed
+from ..vlm.pictures import open_picture, picture_key
+from .trunk_rows import Acting, TrunkRows
 
 RELIABILITY = "reliability"
 MAX_NEW_TOKENS = 16
+BATCH = 16
+"""Rows of like length that go through the trunk together."""
+TOP = 10
+
+
+class Score(NamedTuple):
+    """One forced answer. `exact`: greedy decoding gives it; `token`: share of its tokens; `top10`: as EasyEdit counts."""
+
+    exact: bool
+    token: float
+    top10: float = float("nan")
 
 
 @dataclass
@@ -52,160 +61,229 @@ class Asked:
         return self.family == "locality"
 
 
-class TrunkRows:
-    """Trunks of some of a case's rows, possibly in several batches, each with its tail above the site."""
-
-    def __init__(self) -> None:
-        self._at: dict[int, tuple[Trunk, int]] = {}
-        self._tails: dict[int, SiteTail] = {}
-
-    def add(self, trunk: Trunk, rows: Sequence[int]) -> None:
-        """`rows`: the case's row of each row of `trunk`."""
-        for i, row in enumerate(rows):
-            self._at[row] = (trunk, i)
-
-    def discard(self, row: int) -> None:
-        """Forgets a row."""
-        self._at.pop(row, None)
-
-    def __contains__(self, row: int) -> bool:
-        return row in self._at
-
-    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Trunk, list[int], list[int]]]:
-        """Yields (trunk, rows, the row of the trunk that each is), batch by batch."""
-        groups: dict[int, list[int]] = {}
-        for row in rows:
-            groups.setdefault(id(self._at[row][0]), []).append(row)
-        for some in groups.values():
-            yield self._at[some[0]][0], some, [self._at[row][1] for row in some]
-
-    def tail(self, vlm: VLM, trunk: Trunk, site: Site) -> SiteTail:
-        """The part of the model above the site for this trunk, made once."""
-        if id(trunk) not in self._tails:
-            self._tails[id(trunk)] = vlm.site_tail(trunk, site)
-        return self._tails[id(trunk)]
-
-
 @dataclass
 class PreparedCase:
-    """A case with base answers, trunks (prompt + target; prompt + base answer) and keys (key tokens → (B, in))."""
+    """A case with base answers and trunks (prompt + target; prompt + base answer).
+
+    Args:
+        layer: decoder layer at which the trunks end.
+        tokens: whether every score is run; else only what `exact` needs.
+        base_top: row → (n, 10) int64, the base's likeliest tokens at the positions that predict its own answer, as far as it
+            was generated. Rows without it (the answer is empty, or spelled otherwise when it is read again) cannot be told
+            by teacher forcing and are generated.
+    """
 
     vlm: VLM
     case: EditCase
-    site: Site
+    layer: int
     asked: list[Asked]
-    pictures: list[Any]
+    tokens: bool = True
     targets: TrunkRows = field(default_factory=TrunkRows)
     sames: TrunkRows = field(default_factory=TrunkRows)
-    keys: dict[str, Tensor] = field(default_factory=dict)
+    base_top: dict[int, Tensor] = field(default_factory=dict)
+    _pictures: dict[int, Any] = field(default_factory=dict)
+    _keys: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, vlm: VLM, case: EditCase, layer: int, tokens: bool = True) -> PreparedCase:
+        """The case with its probes in order and nothing run."""
+        answer = case.request.answer
+        asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question), answer)]
+        for family, cell, index, probe in case.probes():
+            target = probe.answer if family == "portability" and probe.answer else answer
+            asked.append(Asked(family, cell, index, probe, target))
+        return cls(vlm, case, layer, asked, tokens)
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def picture(self, row: int) -> Any:
+        """The row's picture, opened when it is needed first; None for a question without one."""
+        image = self.asked[row].probe.image
+        if image is not None and row not in self._pictures:
+            self._pictures[row] = open_picture(image)
+        return self._pictures.get(row)
 
     @cached_property
     def request(self) -> EditRequest:
         """The request with its picture opened."""
         request = self.case.request
-        return EditRequest(self.pictures[0], request.question, request.answer, request.rephrases, request.id)
+        return EditRequest(self.picture(0), request.question, request.answer, request.rephrases, request.id)
 
-    def trunk(self, rows: Sequence[int], answers: Sequence[str]) -> Trunk:
-        """Trunk of prompt + answer of these rows."""
-        questions = [self.asked[row].probe.question for row in rows]
-        encoded = self.vlm.encode([self.pictures[row] for row in rows], questions, answers)
-        return self.vlm.trunk(encoded, self.site.layer)
+    # --- trunks -------------------------------------------------------------------------------------------------
 
-    def need_targets(self, rows: Sequence[int]) -> None:
+    def chunks(self, rows: Sequence[int], answers: Mapping[int, str] | None = None) -> list[list[int]]:
+        """The rows in batches of at most `BATCH`, those of like length together, so that little is padding."""
+
+        def length(row: int) -> int:
+            probe = self.asked[row].probe
+            prompt = len(self.vlm.prompt(probe.question, probe.image is not None).ids)
+            return prompt + (len((answers or {}).get(row, "")) // 4)
+
+        order = sorted(rows, key=lambda row: (self.asked[row].probe.image is None, length(row), row))
+        return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+    def run_trunks(self, kind: TrunkRows, answers: Mapping[int, str]) -> None:
+        """Puts prompt + answer of these rows through the trunk."""
+        for some in self.chunks(list(answers), answers):
+            questions = [self.asked[row].probe.question for row in some]
+            pictures = [self.picture(row) for row in some]
+            encoded = self.vlm.encode(pictures, questions, [answers[row] for row in some])
+            trunk = self.vlm.trunk(encoded, self.layer)
+            kind.add(replace(trunk, encoded=_without_pictures(encoded)), some)
+
+    def need_targets(self, rows: Iterable[int]) -> None:
         """Makes sure that prompt + target has been run for these rows."""
-        missing = [row for row in rows if row not in self.targets]
+        missing = {row: self.asked[row].target for row in rows if row not in self.targets}
         if missing:
-            self.targets.add(self.trunk(missing, [self.asked[row].target for row in missing]), missing)
+            self.run_trunks(self.targets, missing)
 
-    def scored(self, kind: TrunkRows, rows: Sequence[int], changes: Sequence[Any]) -> dict[int, tuple[bool, float]]:
-        """Row → (exact, token) of the forced answer, with each row's change acting: what `VLM.verify` says, from the tail."""
-        of_row = dict(zip(rows, changes, strict=True))
-        found: dict[int, tuple[bool, float]] = {}
-        for trunk, some, local in kind.batches(rows):
-            tail = kind.tail(self.vlm, trunk, self.site)
-            with torch.inference_mode():
-                logits = tail.logits(_deltas(tail, {i: of_row[row] for row, i in zip(some, local, strict=True)}))
-                right = logits.float().argmax(-1) == tail.targets
-            for row, i in zip(some, local, strict=True):
-                share = float(right[tail.target_rows == i].float().mean())
-                found[row] = (share == 1.0, share)
+    def lower(self, layer: int) -> None:
+        """Ends the trunks at a lower layer: an edit's site lies below where they ended."""
+        if layer >= self.layer:
+            return
+        targets, sames = self.targets.rows(), self.sames.rows()
+        self.layer, self.targets, self.sames, self._keys = layer, TrunkRows(), TrunkRows(), {}
+        self.need_targets(targets)
+        self.run_trunks(self.sames, {row: self.asked[row].base_answer or "" for row in sames})
+
+    # --- scores -------------------------------------------------------------------------------------------------
+
+    def score_targets(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> dict[int, Score]:
+        """Row → whether the target is what greedy decoding gives, end included: what `VLM.verify` says, from the tail."""
+        self.need_targets(rows)
+        found: dict[int, Score] = {}
+        for some, logits, targets, places in self.targets.logits(self.vlm, rows, acting):
+            right = (logits.float().argmax(-1) == targets).cpu()
+            for place, row in enumerate(some):
+                share = float(right[places == place].float().mean())
+                found[row] = Score(share == 1.0, share)
         return found
 
+    def score_sames(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> dict[int, Score]:
+        """Row → whether the greedy answer is the base's: the likeliest token is that of the base at every position.
 
-def _deltas(tail: SiteTail, changes: dict[int, Any]) -> Tensor | None:
-    """What each row's change adds to the site's output at the tail's positions, (N, out); None where nothing acts."""
-    groups: dict[int, tuple[Any, list[int]]] = {}
-    for row, change in changes.items():
-        if change is not None:
-            groups.setdefault(id(change), (change, []))[1].append(row)
-    if not groups:
-        return None
-    deltas = torch.zeros(len(tail.rows), tail.vlm.site_module(tail.site).out_features, device=tail.inputs.device)
-    for change, rows in groups.values():
-        where = torch.isin(tail.rows, torch.tensor(rows, device=tail.rows.device))
-        deltas[where] = change.delta(tail.inputs[where]).to(deltas)
-    return deltas
+        An answer that was cut off counts as the same where it is so up to there.  Rows that teacher forcing cannot tell are
+        generated; they have no scores by token.
+        """
+        of_row = dict(zip(rows, acting, strict=True))
+        forced = [row for row in rows if row in self.base_top]
+        found = {row: self._generated(row, of_row[row]) for row in rows if row not in self.base_top}
+        for some, logits, _, places in self.sames.logits(self.vlm, forced, [of_row[row] for row in forced]):
+            top = logits.float().topk(TOP, -1).indices.cpu()
+            for place, row in enumerate(some):
+                base = self.base_top[row]
+                mine = top[places == place][: len(base)]
+                equal = mine[:, 0] == base[:, 0]
+                found[row] = Score(bool(equal.all()), float(equal.float().mean()), float((mine == base).float().mean()))
+        return found
+
+    def read_base_top(self) -> None:
+        """Notes what the base itself predicts along its own answers; rows whose answer cannot be forced are dropped."""
+        rows = self.sames.rows()
+        for some, logits, targets, places in self.sames.logits(self.vlm, rows, [None] * len(rows)):
+            top = logits.float().topk(TOP, -1).indices.cpu()
+            for place, row in enumerate(some):
+                base, forced = top[places == place], targets.cpu()[places == place]
+                wrong = (base[:, 0] != forced).nonzero().flatten()
+                reached = len(base) if not len(wrong) else int(wrong[0])
+                if reached == len(base) or reached >= MAX_NEW_TOKENS:  # else it is spelled otherwise than it was said
+                    self.base_top[row] = base[:reached].clone()
+                else:
+                    self.sames.discard(row)
+
+    def _generated(self, row: int, acting: Acting | None) -> Score:
+        return Score(self.answer([row], [acting])[0] == self.asked[row].base_answer, float("nan"))
+
+    def answer(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> list[str]:
+        """The free text of these rows with what acts on each, generated one by one."""
+        texts = []
+        for row, act in zip(rows, acting, strict=True):
+            with ExitStack() as stack:
+                for site, change in (act or {}).items():
+                    stack.enter_context(transformed(self.vlm, self.vlm.resolve_site(site), [change]))
+                texts += self.vlm.answer([self.picture(row)], [self.asked[row].probe.question], MAX_NEW_TOKENS)
+        return texts
+
+    # --- keys ---------------------------------------------------------------------------------------------------
+
+    def keys(self, query: Query) -> Tensor:
+        """(B, in) float32: the key of every row that a router asks for, over its prompt's tokens; read once."""
+        # at inference there is no answer: a key made of prompt and answer is compared with the prompt's mean
+        tokens = "mean" if query.key_tokens == "prompt+answer" else query.key_tokens
+        kept = (query.site, query.prompt, tokens)
+        if kept not in self._keys:
+            site = self.vlm.resolve_site(query.site)
+            read = self._read_full if query.prompt == "full" else self._read_questions
+            self._keys[kept] = read(site, tokens)
+        return self._keys[kept]
+
+    def _read_full(self, site: Site, tokens: str) -> Tensor:
+        self.lower(site.layer)
+        found: dict[int, Tensor] = {}
+        from_targets = [row for row in range(len(self)) if row in self.targets]
+        rest = [row for row in range(len(self)) if row not in self.targets]
+        for kind, rows in ((self.targets, from_targets), (self.sames, rest)):
+            for trunk, some, local in kind.batches(rows):
+                part = trunk if len(local) == len(trunk) else trunk.select(local)
+                places = local if len(local) == len(trunk) else range(len(local))
+                keys = self._pooled(part, site, tokens)
+                found |= {row: keys[place] for row, place in zip(some, places, strict=True)}
+        return torch.stack([found[row] for row in range(len(self))])
+
+    def _read_questions(self, site: Site, tokens: str) -> Tensor:
+        """Keys of the questions without their pictures; each wording is run once."""
+        questions = list(dict.fromkeys(one.probe.question for one in self.asked))
+        found: dict[str, Tensor] = {}
+        for start in range(0, len(questions), BATCH):
+            some = questions[start : start + BATCH]
+            trunk = self.vlm.trunk(self.vlm.encode([None] * len(some), some), site.layer)
+            found |= dict(zip(some, self._pooled(trunk, site, tokens), strict=True))
+        return torch.stack([found[one.probe.question] for one in self.asked])
+
+    def _pooled(self, trunk: Trunk, site: Site, tokens: str) -> Tensor:
+        return pool(self.vlm.site_input(trunk, site), trunk.encoded, tokens)
+
+    # --- the base line of the results file ----------------------------------------------------------------------
+
+    def base_record(self, seconds: float) -> dict[str, Any]:
+        """What the base answers, as docs/results_format.md has it."""
+        request = self.case.request
+        return {
+            "base": self.case.id,
+            "request": {
+                "question": request.question,
+                "answer": request.answer,
+                "image": _key(request.image),
+                "base_answer": self.case.base_answer,
+                "tags": dict(self.case.tags),
+            },
+            "probes": [
+                {
+                    "family": one.family,
+                    "cell": one.cell,
+                    "index": one.index,
+                    "id": one.probe.id,
+                    "question": one.probe.question,
+                    "image": _key(one.probe.image),
+                    "target": one.target,
+                    "answer": one.probe.answer,
+                    "base_answer": one.base_answer or "",
+                    "base_new": one.base_new,
+                    "base_new_token": one.base_new_token,
+                    "tags": dict(one.probe.tags),
+                }
+                for one in self.asked
+            ],
+            "seconds": round(seconds, 4),
+        }
 
 
-def prepare(vlm: VLM, case: EditCase, site: Site, key_tokens: tuple[str, ...] = ("mean",)) -> PreparedCase:
-    """Base answers, trunks and keys of a case.  The model is the base: nothing acts on it."""
-    answer = case.request.answer
-    asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question), answer)]
-    for family, cell, index, probe in case.probes():
-        target = probe.answer if family == "portability" and probe.answer else answer
-        asked.append(Asked(family, cell, index, probe, target))
-    pictures = [None if one.probe.image is None else open_picture(one.probe.image) for one in asked]
-    prepared = PreparedCase(vlm, case, site, asked, pictures)
-    ask_base(prepared, [i for i, one in enumerate(asked) if one.is_locality])
-    wanted = [i for i, one in enumerate(asked) if not one.is_locality]
-    prepared.need_targets(wanted)
-    for row, (exact, token) in prepared.scored(prepared.targets, wanted, [None] * len(wanted)).items():
-        asked[row].base_new, asked[row].base_new_token = exact, token
-    read_keys(prepared, key_tokens)
-    return prepared
+def _without_pictures(encoded: Encoded) -> Encoded:
+    """What the part above the trunk reads; the pixels are below it."""
+    inputs = {name: value for name, value in encoded.model_inputs.items() if name not in encoded.picture_sizes}
+    return replace(encoded, model_inputs=inputs, picture_sizes={})
 
 
-def ask_base(prepared: PreparedCase, rows: list[int]) -> None:
-    """The base's greedy answer to each row and the trunk of prompt + that answer."""
-    known = [row for row in rows if prepared.asked[row].probe.answer]
-    if known:
-        answers = [prepared.asked[row].probe.answer or "" for row in known]
-        trunk = prepared.trunk(known, answers)
-        prepared.sames.add(trunk, known)
-        scored = prepared.scored(prepared.sames, known, [None] * len(known))
-        for row, answer in zip(known, answers, strict=True):
-            if scored[row][0]:
-                prepared.asked[row].base_answer = answer
-            else:
-                prepared.sames.discard(row)
-    left = [row for row in rows if prepared.asked[row].base_answer is None]
-    if left:
-        questions = [prepared.asked[row].probe.question for row in left]
-        texts = prepared.vlm.answer([prepared.pictures[row] for row in left], questions, MAX_NEW_TOKENS)
-        for row, text in zip(left, texts, strict=True):
-            prepared.asked[row].base_answer = text
-        # an empty answer cannot be forced: such a row is `same` only where nothing fires
-        spoken = [row for row in left if prepared.asked[row].base_answer]
-        if spoken:
-            prepared.sames.add(
-                prepared.trunk(spoken, [prepared.asked[row].base_answer or "" for row in spoken]), spoken
-            )
-        prepared.need_targets([row for row in left if row not in spoken])
-    for row in rows:
-        prepared.asked[row].base_new = prepared.asked[row].base_answer == prepared.asked[row].target
-
-
-def read_keys(prepared: PreparedCase, key_tokens: Sequence[str]) -> None:
-    """The key of every row, over its prompt's tokens."""
-    vlm, count = prepared.vlm, len(prepared.asked)
-    from_sames = [row for row in range(count) if row in prepared.sames]
-    from_targets = [row for row in range(count) if row not in prepared.sames]
-    found: dict[str, list[Tensor | None]] = {tokens: [None] * count for tokens in key_tokens}
-    for kind, rows in ((prepared.sames, from_sames), (prepared.targets, from_targets)):
-        for trunk, some, local in kind.batches(rows):
-            inputs = vlm.site_input(trunk, prepared.site)
-            for tokens in key_tokens:
-                keys = pool(inputs, trunk.encoded, tokens)
-                for row, i in zip(some, local, strict=True):
-                    found[tokens][row] = keys[i]
-    prepared.keys = {tokens: torch.stack([k for k in keys if k is not None]) for tokens, keys in found.items()}
+def _key(image: object) -> str | None:
+    return None if image is None else picture_key(image)

@@ -1,65 +1,135 @@
-"""Protocols: `single` (edit, score, undo) and `sequential` (all edits, then score them all).
+"""Protocols: `single` (edit, score, undo), `sequential` (scored after N edits) and `batch` (several edits given at once).
 
-The base is never touched, so nothing can accumulate: a single edit's codebook holds that edit alone.
+The base is never touched, so nothing can accumulate unseen: what is scored is the base and what `Held` holds.
 """
 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..codebook import Codebook, Decision
-from ..codebook.scope import distance
+from ..data.case import EditCase
 from ..editors.base import Edit
-from ..editors.edited_model import new_codebook
-from ..errors import VLEditError
+from ..errors import CheckFailedError, VLEditError
 from ..vlm.base import VLM
-from .outcomes import Outcome
-from .prepared import PreparedCase, TrunkRows
+from .checks import BaseGuard
+from .held import NEVER, Held, Routed, digest
+from .manifest import Variant
+from .outcomes import Outcome, decided
+from .prepared import PreparedCase, Score
+from .trunk_rows import Acting
 
-Routed = tuple[float, float, bool, str]
-"""(distance, radius, fired, entry id) of one probe."""
+PROTOCOLS = ("single", "sequential", "batch")
+STOPPING = (MemoryError, CheckFailedError)
+"""Exceptions that end a run; KeyboardInterrupt and the like are no `Exception`s and do so by themselves."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no edit, or no score.  `stage`: "prepare", "edit" or "score"."""
+
+    stage: str
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, stage: str, error: Exception) -> Failure:
+        """What went wrong; where it was no error of ours, with the line of code that raised it."""
+        message = str(error) or type(error).__name__
+        if not isinstance(error, VLEditError):
+            frames = traceback.extract_tb(error.__traceback__)
+            message += f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
+        return cls(stage, type(error).__name__, message)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What one edit gave. `error`: why there is no edit, empty where there is one."""
+    """What one edit gave.
+
+    Args:
+        failure: why there is no edit, or no outcome; None where all went well.
+        after, order: see docs/results_format.md.
+    """
 
     case: str
     outcomes: list[Outcome]
     edit: Edit | None = None
-    error: str = ""
+    failure: Failure | None = None
+    after: int = 1
+    order: int = 1
+
+    def record(self, variant: str, seconds: float) -> dict[str, Any]:
+        """Its line in the results file."""
+        failure = self.failure or Failure("", "", "")
+        found: dict[str, Any] = {
+            "variant": variant,
+            "case": self.case,
+            "after": self.after,
+            "order": self.order,
+            "error": failure.message,
+            "error_type": failure.kind,
+            "stage": failure.stage,
+            "seconds": round(seconds, 4),
+        }
+        if self.edit is not None:
+            found["edit"] = {**asdict(self.edit.report), **_scope_record(self.edit), "digest": digest(self.edit)}
+        found["outcomes"] = [decided(outcome) for outcome in self.outcomes]
+        return found
+
+
+def _scope_record(edit: Edit) -> dict[str, Any]:
+    """Radii and what they were measured with; of an entry with several scopes, one by one."""
+    scopes = () if edit.entry is None else edit.entry.scopes
+    found = []
+    for scope in scopes:
+        one: dict[str, Any] = {"alpha": scope.alpha, "radius": scope.radius}
+        if scope.anchors is not None:
+            one["d_positive"], one["d_negative"] = scope.anchors.d_positive, scope.anchors.d_negative
+            one["positive_source"] = scope.anchors.positive_source
+            one["positive_question"] = scope.anchors.positive_question
+        found.append(one)
+    if len(found) == 1:
+        return found[0]
+    # with several radii none of them can be tried anew by itself, so their figures do not stand where α's curve looks
+    return {"scopes": [{"name": s.name, **one} for s, one in zip(scopes, found, strict=True)]} if found else {}
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
 
 
 def outcomes_of(
-    prepared: PreparedCase, editor: str, changes: Sequence[Any], routing: Sequence[Routed]
+    prepared: PreparedCase,
+    editor: str,
+    acting: Sequence[Acting | None],
+    routing: Sequence[Routed],
+    texts: bool = False,
 ) -> list[Outcome]:
     """Scores every probe of a case.
 
     Args:
-        changes: per probe the transformation that would act on it, fired or not (None: nothing ever acts).
-        routing: per probe (distance, radius, fired, entry id).
+        acting: per probe what would act on it, fired or not (None: nothing ever acts).
+        routing: per probe why it fires or not.
+        texts: generate the free text of every probe that fires.
     """
     asked = prepared.asked
-    acting = [row for row in range(len(asked)) if changes[row] is not None]
-    same = _scored(prepared, prepared.sames, [row for row in acting if row in prepared.sames], changes)
-    # who answers as the base did does not give another answer; only the others may have the new one
-    tried = [row for row in acting if not asked[row].is_locality or not same.get(row, (False, 0.0))[0]]
-    prepared.need_targets(tried)
-    new = _scored(prepared, prepared.targets, tried, changes)
+    rows = [row for row in range(len(asked)) if acting[row] is not None]
+    locality = [row for row in rows if asked[row].is_locality]
+    same = prepared.score_sames(locality, [acting[row] for row in locality])
+    # who answers as the base did does not give another answer; for `exact` only the others may have the new one
+    tried = [row for row in rows if prepared.tokens or not asked[row].is_locality or not same[row].exact]
+    new = prepared.score_targets(tried, [acting[row] for row in tried])
     found = []
     for row, one in enumerate(asked):
-        gap, radius, fired, entry = routing[row]
-        acts = changes[row] is not None
-        if not acts:
-            changed_new, changed_new_token = one.base_new, one.base_new_token
-            changed_same, changed_same_token = True, 1.0
+        routed = routing[row]
+        if acting[row] is None:
+            routed, new_score, same_score = routed._replace(fired=False), Score(one.base_new, one.base_new_token), _KEPT
         else:
-            same_as_base = same.get(row, (False, 0.0))
-            changed_same, changed_same_token = same_as_base if one.is_locality else (None, math.nan)
-            changed_new, changed_new_token = new.get(row, (changed_same is True and one.base_new, math.nan))
+            same_score = same.get(row)
+            new_score = new.get(row, Score(one.base_new, math.nan))  # the same answer as before, so as new as before
+        written = texts and routed.fired
         found.append(
             Outcome(
                 case=prepared.case.id,
@@ -69,82 +139,95 @@ def outcomes_of(
                 index=one.index,
                 base_new=one.base_new,
                 base_new_token=one.base_new_token,
-                changed_new=changed_new,
-                changed_same=changed_same,
-                changed_new_token=changed_new_token,
-                changed_same_token=changed_same_token,
-                distance=gap,
-                radius=radius,
-                fired=fired and acts,
-                entry=entry,
+                changed_new=new_score.exact,
+                changed_same=None if same_score is None else same_score.exact,
+                changed_new_token=new_score.token,
+                changed_same_token=math.nan if same_score is None else same_score.token,
+                changed_top10=math.nan if same_score is None else same_score.top10,
+                distance=routed.distance,
+                radius=routed.radius,
+                fired=routed.fired,
+                entry=routed.entry,
+                readings=routed.readings,
                 base_answer=one.base_answer or "",
                 tags=dict(one.probe.tags),
+                question=one.probe.question,
+                target=one.target,
+                answer=prepared.answer([row], [acting[row]])[0] if written else "",
             )
         )
     return found
 
 
-def _scored(
-    prepared: PreparedCase, kind: TrunkRows, rows: list[int], changes: Sequence[Any]
-) -> dict[int, tuple[bool, float]]:
-    return prepared.scored(kind, rows, [changes[row] for row in rows])
+_KEPT = Score(True, 1.0, 1.0)
 
 
-def single(vlm: VLM, prepared: PreparedCase, editor: Any, name: str) -> Scored:
-    """One edit alone.  A case that cannot be edited is reported, not skipped: its probes count as the base answers them."""
-    count = len(prepared.asked)
+def unedited(prepared: PreparedCase, editor: str) -> list[Outcome]:
+    """What the base alone gives."""
+    return outcomes_of(prepared, editor, [None] * len(prepared), [NEVER] * len(prepared))
+
+
+# --- protocols --------------------------------------------------------------------------------------------------------
+
+
+def single(
+    vlm: VLM, prepared: PreparedCase, variant: Variant, guard: BaseGuard | None = None, texts: bool = False
+) -> Scored:
+    """One edit alone.  A case that cannot be edited is reported, not skipped: its probes count as the base answers them.
+
+    Raises: BaseChangedError where the model is not the base before the edit; what `STOPPING` names.
+    """
+    if guard is not None:
+        guard.check()
+    held = Held(vlm, variant)
+    case = prepared.case.id
     try:
-        edit = editor.edit(vlm, prepared.request)
-    except VLEditError as error:
-        nothing = outcomes_of(prepared, name, [None] * count, [(math.nan, math.nan, False, "")] * count)
-        return Scored(prepared.case.id, nothing, None, str(error))
-    if edit.entry is None:
-        change = edit.weights[str(prepared.site)]
-        routing = [(math.nan, math.nan, True, edit.id)] * count
-        return Scored(prepared.case.id, outcomes_of(prepared, name, [change] * count, routing), edit)
-    entry = edit.entry
-    gaps = distance(entry.key[None], prepared.keys[entry.key_tokens], entry.distance)[:, 0].tolist()
-    routing = [(gap, entry.radius, gap <= entry.radius, entry.id) for gap in gaps]
-    return Scored(prepared.case.id, outcomes_of(prepared, name, [entry.transformation] * count, routing), edit)
+        edit = held.make(prepared.request)
+    except STOPPING:
+        raise
+    except Exception as error:
+        return Scored(case, unedited(prepared, variant.name), failure=Failure.of("edit", error))
+    try:
+        acting, routing = held.acting(prepared, alone=True)
+        return Scored(case, outcomes_of(prepared, variant.name, acting, routing, texts), edit)
+    except STOPPING:
+        raise
+    except Exception as error:
+        return Scored(case, [], edit, Failure.of("score", error))
 
 
-def sequential(vlm: VLM, cases: Sequence[PreparedCase], editor: Any, name: str) -> tuple[list[Scored], Codebook]:
-    """All edits one after the other, then every probe of every case (Table 4's setting)."""
-    book = new_codebook(vlm)
-    always = None
-    edits: dict[str, Edit | None] = {}
-    errors: dict[str, str] = {}
-    for prepared in cases:
+class Chain:
+    """Edits of one variant made one after the other on one base (Table 4's setting)."""
+
+    def __init__(self, vlm: VLM, variant: Variant):
+        self.held = Held(vlm, variant)
+        self.variant = variant
+        self.failures: dict[str, Failure] = {}
+        self.order: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def add(self, case: EditCase) -> Edit | None:
+        """The next edit; one that cannot be made is noted, and the chain goes on without it."""
+        self.order[case.id] = len(self.order) + 1
         try:
-            if editor.name == "ft":
-                edit = editor.edit(vlm, prepared.request, start=always)
-                always = edit.weights[str(prepared.site)]
-            else:
-                edit = editor.edit(vlm, prepared.request, book)
-                book.add(edit.entry, retires=edit.relation.retires if edit.relation else ())
-            edits[prepared.case.id] = edit
-        except VLEditError as error:
-            edits[prepared.case.id] = None
-            errors[prepared.case.id] = str(error)
-    scored = []
-    for prepared in cases:
-        count = len(prepared.asked)
-        if always is not None:
-            changes, routing = [always] * count, [(math.nan, math.nan, True, "")] * count
-        elif len(book):
-            query = next(iter(book.router.queries()))
-            decisions = book.decide(prepared.keys[query.key_tokens])
-            changes = [book.get(d.nearest).transformation if d.fired and d.nearest else None for d in decisions]
-            routing = [_routed(decision) for decision in decisions]
-        else:
-            changes, routing = [None] * count, [(math.nan, math.nan, False, "")] * count
-        outcomes = outcomes_of(prepared, name, changes, routing)
-        scored.append(Scored(prepared.case.id, outcomes, edits[prepared.case.id], errors.get(prepared.case.id, "")))
-    return scored, book
+            return self.held.make(case.request)
+        except STOPPING:
+            raise
+        except Exception as error:
+            self.failures[case.id] = Failure.of("edit", error)
+            return None
 
-
-def _routed(decision: Decision) -> Routed:
-    """The decision as numbers: no distance is NaN."""
-    distance = math.nan if decision.distance is None else decision.distance
-    radius = math.nan if decision.radius is None else decision.radius
-    return distance, radius, decision.fired, decision.nearest or ""
+    def score(self, prepared: PreparedCase, after: int, texts: bool = False) -> Scored:
+        """All probes of a case, with all edits that have been made so far."""
+        case = prepared.case.id
+        edit, order = self.held.edits.get(case), self.order[case]
+        try:
+            acting, routing = self.held.acting(prepared)
+            found = outcomes_of(prepared, self.variant.name, acting, routing, texts)
+            return Scored(case, found, edit, self.failures.get(case), after, order)
+        except STOPPING:
+            raise
+        except Exception as error:
+            return Scored(case, [], edit, Failure.of("score", error), after, order)

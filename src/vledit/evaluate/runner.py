@@ -1,234 +1,276 @@
-"""Runs editors over cases and writes one line per outcome; resumes by case id, keeps going past a failing case.
+"""Runs variants over cases: what one process does (`Worker`), and a whole run that can be interrupted and gone on with.
 
-The results file starts with a manifest; a file with another configuration is never appended to.
+A case that fails is recorded, with what went wrong, and the run goes on; only what makes every further figure wrong (the base
+changed) or impossible (no memory, an interrupt) ends it.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .. import __version__
 from ..data.case import EditCase
+from ..editors.base import Edit
 from ..editors.registry import editor as make_editor
-from ..errors import InputError
+from ..errors import CheckFailedError, InputError
 from ..vlm.base import VLM
-from . import metrics
-from .outcomes import SCHEMA, Outcome, plain
-from .prepared import PreparedCase, prepare
-from .protocols import Scored, sequential, single
+from .asking import prepare
+from .checks import BaseGuard
+from .held import digest
+from .manifest import Variant, manifest, weights_hash
+from .metrics import by_variant
+from .plan import Plan, Task, keys, tasks
+from .prepared import PreparedCase
+from .protocols import STOPPING, Chain, Failure, Scored, single
+from .results import Results, read_results
+from .trunk_cache import TrunkCache
+
+__all__ = ["Plan", "Results", "Variant", "Worker", "by_variant", "manifest", "read_results", "run", "run_all"]
+
+Line = dict[str, Any]
+KEPT = 16
+"""Cases of a sequence or batch that stay in memory; the others come from the disk, or are run again where there is no cache."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """An editor with settings, under the name it has in tables."""
-
-    name: str
-    editor: str
-    settings: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, text: str) -> Variant:
-        """ "balancedit", or "balancedit:transformation=span,alpha=0.3"; values as JSON where they are, else as text."""
-        editor, _, rest = text.partition(":")
-        settings = dict(read_setting(part) for part in rest.split(",") if part)
-        return cls(text, editor, settings)
-
-
-def read_setting(text: str) -> tuple[str, Any]:
-    """ "alpha=0.3" → ("alpha", 0.3).  Raises: InputError without "="."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"setting: {text!r} is not name=value.")
-    try:
-        return name.strip(), json.loads(value)
-    except json.JSONDecodeError:
-        return name.strip(), value
-
-
-def manifest(
-    vlm: VLM, benchmark: str, cases: Sequence[EditCase], variants: Sequence[Variant], **more: Any
-) -> dict[str, Any]:
-    """What has to be the same for two runs to be comparable, and what is good to know about this one."""
-    import torch
-    import transformers
-
-    from ..data.cache import sha256_json
-
-    return {
-        "manifest": {
-            "schema": SCHEMA,
-            "metrics": metrics.VERSION,
-            "model": vlm.name,
-            "fingerprint": vlm.fingerprint,
-            "dtype": str(vlm.dtype),
-            "benchmark": benchmark,
-            "cases": len(cases),
-            "cases_hash": sha256_json([[c.id, c.request.question, c.request.answer, count(c)] for c in cases]),
-            "variants": [asdict(v) for v in variants],
-            **more,
-        },
-        "environment": {
-            "vledit": __version__,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "date": time.strftime("%Y-%m-%d"),
-        },
-    }
-
-
-def count(case: EditCase) -> int:
-    return sum(1 for _ in case.probes())
-
-
-class Results:
-    """A results file being written.  One record per (variant, case), its outcomes inside, flushed at once."""
-
-    def __init__(self, path: Path, head: dict[str, Any]):
-        self.path, self.done = path, set()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size:
-            self._resume(head)
-        else:
-            self._append(head)
-
-    def _resume(self, head: dict[str, Any]) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # killed in mid-line: that case is run again
-            lines.pop()
-            self.path.write_text("".join(lines), encoding="utf-8")
-        records = [json.loads(line) for line in lines]
-        if not records or records[0].get("manifest") != json.loads(json.dumps(plain(head["manifest"]))):
-            raise InputError(
-                f"results: {self.path} was written with another configuration; give another file or delete it."
-            )
-        self.done = {(r["variant"], r["case"]) for r in records[1:] if "case" in r}
-
-    def _append(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(record), ensure_ascii=False) + "\n")
-            file.flush()
-
-    def write(self, variant: str, scored: Scored, seconds: float) -> None:
-        record: dict[str, Any] = {
-            "variant": variant,
-            "case": scored.case,
-            "error": scored.error,
-            "seconds": round(seconds, 4),
-        }
-        if scored.edit is not None:
-            record["edit"] = {**asdict(scored.edit.report), **_scope_record(scored)}
-        record["outcomes"] = [plain(asdict(outcome)) for outcome in scored.outcomes]
-        self._append(record)
-        self.done.add((variant, scored.case))
-
-
-def _scope_record(scored: Scored) -> dict[str, Any]:
-    entry = scored.edit.entry if scored.edit is not None else None
-    if entry is None or entry.anchors is None:
-        return {}
-    anchors = entry.anchors
-    return {
-        "alpha": entry.alpha,
-        "radius": entry.radius,
-        "d_positive": anchors.d_positive,
-        "d_negative": anchors.d_negative,
-        "positive_source": anchors.positive_source,
-        "positive_question": anchors.positive_question,
-    }
-
-
-def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(head, records) of a results file; each record's "outcomes" are `Outcome`s."""
-    with path.open(encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file if line.endswith("\n")]
-    if not lines or "manifest" not in lines[0]:
-        raise InputError(f"results: {path} does not start with a manifest; is it a results file?")
-    for record in lines[1:]:
-        record["outcomes"] = [Outcome(**{**o, **_numbers(o)}) for o in record["outcomes"]]
-    return lines[0], lines[1:]
-
-
-_NUMBERS = ("distance", "radius", "base_new_token", "changed_new_token", "changed_same_token")
-
-
-def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    return {name: float("nan") if record[name] is None else record[name] for name in _NUMBERS}
-
-
-def run_single(
-    vlm: VLM,
-    cases: Iterable[EditCase],
-    variants: Sequence[Variant],
-    results: Results,
-    progress: Callable[[str], None] = lambda _: None,
-    prepared: dict[str, PreparedCase] | None = None,
-) -> None:
-    """Each case once made ready, then every variant on it: edit, score, undo.
+class Worker:
+    """Does tasks on one loaded model.
 
     Args:
-        prepared: cases whose id is a key are left here when they are ready, for another protocol to use.
+        weights: SHA-256 of the model's weights where it is known.
+        cache: None: trunks are kept in memory only, case by case.
     """
-    editors = {v.name: make_editor(v.editor, **v.settings) for v in variants}
-    for case in cases:
-        left = [v for v in variants if (v.name, case.id) not in results.done]
-        if left:
-            one = ready(vlm, case, editors.values())
-            for variant in left:
-                began = time.perf_counter()
-                scored = single(vlm, one, editors[variant.name], variant.name)
-                results.write(variant.name, scored, time.perf_counter() - began)
-            if prepared is not None and case.id in prepared:
-                prepared[case.id] = one
-        progress(case.id)
+
+    def __init__(
+        self,
+        vlm: VLM,
+        cases: Sequence[EditCase],
+        variants: Sequence[Variant],
+        plan: Plan,
+        cache: TrunkCache | None = None,
+        weights: str = "",
+    ):
+        self.vlm, self.cases, self.plan, self.cache = vlm, cases, plan, cache
+        self.variants = {variant.name: variant for variant in variants}
+        self.guard = BaseGuard(vlm, weights or weights_hash(vlm.model))
+        self.layer = lowest_layer(vlm, variants)
+        self.texts = plan.with_text(len(cases))
+        self._kept: dict[str, PreparedCase] = {}
+
+    def run(self, task: Task) -> Iterator[Line]:
+        """Yields lines for the results file, each as soon as it is known; a case's base line before its records."""
+        run = {"single": self._single, "sequential": self._chain, "batch": self._chain}[self.plan.protocol]
+        seen = set(task.bases)
+        yield from run(task, seen)
+
+    def finish(self) -> dict[str, Any]:
+        """The weights are looked at once more, all of them.  Raises: BaseChangedError."""
+        self.guard.check_weights()
+        return {"weights": self.guard.weights, "cache": {} if self.cache is None else asdict(self.cache.report)}
+
+    def _ready(self, case: EditCase, bases: set[str]) -> tuple[PreparedCase | Failure, list[Line]]:
+        """The prepared case, or why there is none; and its base line where it is not written yet."""
+        if case.id in self._kept:
+            return self._kept[case.id], []
+        began = time.perf_counter()
+        try:
+            prepared = prepare(self.vlm, case, self.layer, self.plan.tokens, self.cache, self.guard)
+            line = None if case.id in bases else prepared.base_record(time.perf_counter() - began)
+        except STOPPING:
+            raise
+        except Exception as error:
+            return Failure.of("prepare", error), []
+        bases.add(case.id)
+        return prepared, [] if line is None else [line]
+
+    def _single(self, task: Task, bases: set[str]) -> Iterator[Line]:
+        (place,) = task.cases
+        case = self.cases[place]
+        prepared, lines = self._ready(case, bases)
+        yield from lines
+        for name in task.variants:
+            if (name, case.id, 1) in task.done:
+                continue
+            began = time.perf_counter()
+            if isinstance(prepared, Failure):
+                scored = Scored(case.id, [], failure=prepared)
+            else:
+                scored = single(self.vlm, prepared, self.variants[name], self.guard, place in self.texts)
+            yield scored.record(name, time.perf_counter() - began)
+
+    def _chain(self, task: Task, bases: set[str]) -> Iterator[Line]:
+        """Edits of each variant made one after the other; scored at the points of the plan.
+
+        The base is asked about all cases before the first edit is made; what it gave is read from the disk when it is needed.
+        """
+        cases = [self.cases[place] for place in task.cases]
+        points = self.plan.points(len(self.cases))
+        self._kept = {}
+        for case in cases:
+            if case.id in bases and self.cache is not None:
+                continue
+            prepared, lines = self._ready(case, bases)
+            yield from lines
+            if isinstance(prepared, PreparedCase) and len(self._kept) < KEPT:
+                self._kept[case.id] = prepared
+        for name in task.variants:
+            if set(keys(self.plan, cases, name)) <= task.done:
+                continue
+            self.guard.check()
+            chain = Chain(self.vlm, self.variants[name])
+            for count, case in enumerate(cases, 1):
+                edit = chain.add(case)
+                yield from self._made_again(task, name, case, edit)
+                is_last = count == len(cases)
+                if self.plan.protocol == "sequential" and count in points:
+                    yield from self._score(task, chain, cases[:count], count, bases)
+                elif self.plan.protocol == "batch" and is_last:
+                    yield from self._score(task, chain, cases, self.plan.batch_size, bases)
+
+    def _score(
+        self, task: Task, chain: Chain, cases: Sequence[EditCase], after: int, bases: set[str]
+    ) -> Iterator[Line]:
+        """All probes of these cases with the edits that the chain holds."""
+        name = chain.variant.name
+        for place, case in zip(task.cases, cases, strict=False):
+            if (name, case.id, after) in task.done:
+                continue
+            prepared, lines = self._ready(case, bases)
+            yield from lines
+            began = time.perf_counter()
+            if isinstance(prepared, Failure):
+                edit = chain.held.edits.get(case.id)
+                scored = Scored(case.id, [], edit, prepared, after, chain.order[case.id])
+            else:
+                scored = chain.score(prepared, after, place in self.texts and after == max(self._points()))
+            yield scored.record(name, time.perf_counter() - began)
+
+    def _points(self) -> tuple[int, ...]:
+        return self.plan.points(len(self.cases))
+
+    def _made_again(self, task: Task, name: str, case: EditCase, edit: Edit | None) -> Iterator[Line]:
+        """A sequence that was interrupted is made again; where its edits come out otherwise, the file says so."""
+        before = task.digests.get((name, case.id))
+        if before is not None and edit is not None and digest(edit) != before:
+            text = "made again after an interruption, with other bits: the records before and after it are of two sequences"
+            yield {"note": text, "of": name, "at": case.id}
 
 
-def run_sequential(
+def lowest_layer(vlm: VLM, variants: Sequence[Variant]) -> int:
+    """The decoder layer at which trunks end so that every variant can use them.
+
+    Raises: UnknownNameError, InputError for a variant that cannot be made; before any case is run.
+    """
+    sites = []
+    for variant in variants:
+        config = make_editor(variant.editor, **variant.settings).config
+        sites.append(vlm.resolve_site(getattr(config, "site", "") or vlm.default_site))
+    return min((site.layer for site in sites), default=vlm.default_site.layer)
+
+
+class Engine(Protocol):
+    """Where tasks are done."""
+
+    def lines(self, tasks: Sequence[Task]) -> Iterator[Line]:
+        """Yields the lines of all tasks, in any order of tasks; a line once yielded is written down."""
+        ...
+
+    def finish(self) -> list[dict[str, Any]]:
+        """What every worker's `finish` gives."""
+        ...
+
+
+class InProcess:
+    """Tasks one after the other, here."""
+
+    def __init__(self, worker: Worker):
+        self.worker = worker
+
+    def lines(self, tasks: Sequence[Task]) -> Iterator[Line]:
+        for task in tasks:
+            yield from self.worker.run(task)
+
+    def finish(self) -> list[dict[str, Any]]:
+        return [self.worker.finish()]
+
+
+def run_all(
+    engine: Engine,
+    cases: Sequence[EditCase],
+    variants: Sequence[Variant],
+    plan: Plan,
+    results: Results,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Does what is left of a run and writes its end.
+
+    Args:
+        progress: called with a case's id whenever one more record is in the file.
+    Returns: the end line's content.
+    Raises: BaseChangedError; InputError where two cases have one id.
+    """
+    check_ids(cases)
+    began = time.perf_counter()
+    for line in engine.lines(tasks(plan, cases, variants, results)):
+        if "base" in line and line["base"] in results.bases:
+            continue  # another worker was asked for it too
+        results.append(line)
+        if "variant" in line:
+            progress(line["case"])
+    ends = engine.finish()
+    if any(end["weights"] != results.head["manifest"].get("weights", end["weights"]) for end in ends):
+        raise CheckFailedError("base: the weights at the end are not those of the manifest.")
+    wanted = {key for variant in variants for key in keys(plan, cases, variant.name)}
+    end = {
+        "weights": ends[0]["weights"],
+        "unchanged": True,  # `finish` raises otherwise
+        "records": len(wanted & results.done),
+        "failed": len(results.failed),
+        "seconds": round(time.perf_counter() - began, 3),
+        "cache": _summed(end["cache"] for end in ends),
+    }
+    if not results.finished:
+        results.append({"end": end})
+    return end
+
+
+def _summed(reports: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for report in reports:
+        for name, value in report.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def check_ids(cases: Sequence[EditCase]) -> None:
+    """Raises: InputError where two cases have one id, or one has none: records could not be told apart."""
+    ids = [case.id for case in cases]
+    if len(set(ids)) < len(ids) or not all(ids):
+        twice = next((id for id in ids if not id or ids.count(id) > 1), "")
+        raise InputError(f"cases: the id '{twice}' is empty or there twice; every case of a run needs its own.")
+
+
+def run(
     vlm: VLM,
     cases: Sequence[EditCase],
     variants: Sequence[Variant],
-    results: Results,
+    results: Results | Path,
+    plan: Plan | None = None,
+    cache: TrunkCache | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    prepared: dict[str, PreparedCase] | None = None,
-) -> None:
-    """All edits of a variant one after the other, then all probes of all cases; `prepared`: cases that are ready."""
-    editors = {v.name: make_editor(v.editor, **v.settings) for v in variants}
-    left = [v for v in variants if any((v.name, c.id) not in results.done for c in cases)]
-    if not left:
-        return
-    all_ready = []
-    for case in cases:
-        all_ready.append((prepared or {}).get(case.id) or ready(vlm, case, editors.values()))
-        progress(case.id)
-    for variant in left:
-        began = time.perf_counter()
-        scored, _ = sequential(vlm, all_ready, editors[variant.name], variant.name)
-        seconds = (time.perf_counter() - began) / max(len(cases), 1)
-        for one in scored:
-            if (variant.name, one.case) not in results.done:
-                results.write(variant.name, one, seconds)
+    **about: Any,
+) -> dict[str, Any]:
+    """A whole run on a model that is loaded, in this process.
 
-
-def ready(vlm: VLM, case: EditCase, editors: Iterable[Any]) -> PreparedCase:
-    sites = {str(vlm.resolve_site(e.config.site or vlm.default_site)) for e in editors}
-    if len(sites) > 1:
-        raise InputError(f"site: variants of one run must edit the same site, not {', '.join(sorted(sites))}.")
-    tokens = {getattr(e.config, "key_tokens", "mean") for e in editors}
-    tokens = {"mean" if t == "prompt+answer" else t for t in tokens}
-    return prepare(vlm, case, vlm.resolve_site(next(iter(sites))), tuple(sorted(tokens)))
-
-
-def by_variant(records: Iterable[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Records grouped by variant, in order of first appearance."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault(record["variant"], []).append(record)
-    yield from groups.items()
+    Args:
+        results: the file, or its path (then its manifest is made here, with `about` in it, e.g. benchmark="icons").
+    """
+    plan = plan or Plan()
+    if isinstance(results, Path):
+        head = manifest(vlm, about.pop("benchmark", ""), cases, variants, **plan.settings(len(cases)), **about)
+        with Results(results, head) as opened:
+            return run(vlm, cases, variants, opened, plan, cache, progress)
+    worker = Worker(vlm, cases, variants, plan, cache, results.head["manifest"].get("weights", ""))
+    return run_all(InProcess(worker), cases, variants, plan, results, progress)

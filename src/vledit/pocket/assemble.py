@@ -7,13 +7,10 @@ place, so that an interrupted build leaves nothing behind.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data.cache import cache_root, sha256_file
+from ..data.cache import cache_root, sha256_file, staging
 from ..errors import MissingDataError
 from .packages import EFFICIENTNET, SMOLLM2, fetch
 
@@ -21,6 +18,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "pocket.safetensors"
 """The weights that we trained: Q-Former, projection, upper vision stages, LoRA factors (bfloat16)."""
 
 LORA_PREFIX = "lora."
+LEFTOVERS = "*.tmp*"
+"""Temporary folders in the cache: a build that was killed leaves them, whatever it was to become."""
 
 
 def base_language_model() -> Path:
@@ -39,7 +38,7 @@ def base_language_model() -> Path:
     # the loaded model refuses to be saved (it counts as quantised): a fresh one takes its values
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(loaded.state_dict())
-    with staging(target) as folder:
+    with staging(target, leftovers=LEFTOVERS) as folder:
         model.to(dtype=torch.bfloat16).save_pretrained(folder)  # type: ignore[call-arg]
         tokenizer.save_pretrained(folder)
         name_image_token(folder / "tokenizer.json")
@@ -110,7 +109,7 @@ def ensure_pocket(progress: bool = True, weights: Path | None = None) -> Path:
     model.config.weights_id = digest
     model.generation_config.eos_token_id = model.config.text_config.eos_token_id
     model.generation_config.pad_token_id = model.config.text_config.pad_token_id
-    with staging(target) as folder:
+    with staging(target, leftovers=LEFTOVERS) as folder:
         model.to(torch.bfloat16).save_pretrained(folder)
         new_processor(tokenizer, model.config).save_pretrained(folder)
     return target
@@ -153,26 +152,6 @@ def new_processor(tokenizer: Any, config: Any) -> Any:
     from .processing import PocketImageProcessor, PocketProcessor
 
     return PocketProcessor(PocketImageProcessor(config.image_size), tokenizer, config.num_query_tokens)
-
-
-class staging:
-    """A temporary folder beside `target` that takes its place when the block ends well and vanishes when it does not."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=self.target.name + ".tmp"))
-        return self.folder
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            if self.target.exists():  # somebody else was quicker, or an earlier build was cut short
-                shutil.rmtree(self.target)
-            os.replace(self.folder, self.target)
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def quiet() -> None:

@@ -11,10 +11,12 @@ import random
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from ..data.icons.sets import Style
+
 Matrix = tuple[float, float, float, float, float, float, float, float, float, float, float, float]
 
 
-def redrawn(picture: Image.Image, style: str, domain: str, rng: random.Random) -> tuple[Image.Image, str]:
+def redrawn(picture: Image.Image, style: Style, domain: str, rng: random.Random) -> tuple[Image.Image, Style]:
     """A drawing (RGBA) as another hand might have made it, and its style ("colour" or "mono")."""
     if rng.random() < 0.4:
         picture = _stretched(picture, rng)

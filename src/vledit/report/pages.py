@@ -12,13 +12,13 @@ from PIL import Image
 from ..data.cache import write_atomic
 
 
-def data_uri(picture: Image.Image, side: int = 192) -> str:
-    """The picture as a WebP data URI, at most `side` pixels wide and high."""
+def data_uri(picture: Image.Image, side: int = 192, quality: int = 88) -> str:
+    """The picture as a WebP data URI, at most `side` pixels wide and high; `quality`: 0 to 100."""
     small = picture.convert("RGB")
     if max(small.size) > side:
         small.thumbnail((side, side))
     stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=88, method=4)
+    small.save(stream, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..evaluate.metrics import Estimate
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -35,3 +39,29 @@ def size(nbytes: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} GB"
+
+
+def spaced(name: object) -> str:
+    """A metric's or cell's name for people: "near_image" → "near image"."""
+    return str(name).replace("_", " ")
+
+
+def percent(estimate: Estimate) -> str:
+    """ "85.5 [83.2, 87.5]": in %, with its 95 % interval; "–" where nothing was measured."""
+    if math.isnan(estimate.mean):
+        return "–"
+    return f"{100 * estimate.mean:.1f} {interval(estimate)}".rstrip()
+
+
+def seconds(estimate: Estimate | None) -> str:
+    """ "0.81 [0.75, 0.88]": a mean in seconds with its interval."""
+    if estimate is None or math.isnan(estimate.mean):
+        return "–"
+    return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def interval(estimate: Estimate) -> str:
+    """ "[83.2, 87.5]"; empty where there is none."""
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return ""
+    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

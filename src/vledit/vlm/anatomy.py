@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import VLEditError
+from ..errors import InputError, VLEditError
 
 _GATE = ("gate_proj",)
 _UP = ("up_proj",)
 _FIRST = ("fc1", "c_fc", "dense_h_to_4h")
+_FINISHING = ("final_layer_norm", "norm", "project_out")  # project_out: the OPT of 350M only
 _SECOND = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
 
 
@@ -31,12 +32,16 @@ class Anatomy:
     layers: nn.ModuleList
     lm_head: nn.Linear
 
+    @property
+    def finishing(self) -> list[nn.Module]:
+        """What stands between the last decoder layer and the vocabulary projection, in this order."""
+        named = (getattr(self.decoder, name, None) for name in _FINISHING)
+        return [module for module in named if module is not None]
+
     def finish(self, hidden: Tensor) -> Tensor:
-        """What stands between the last decoder layer and the vocabulary projection: (..., H) → (..., H')."""
-        for name in ("final_layer_norm", "norm", "project_out"):  # project_out: the OPT of 350M only
-            module = getattr(self.decoder, name, None)
-            if module is not None:
-                hidden = module(hidden)
+        """The last decoder layer's output to the vocabulary projection's input: (..., H) → (..., H')."""
+        for module in self.finishing:
+            hidden = module(hidden)
         return hidden
 
 
@@ -44,17 +49,13 @@ def dissect(model: Any) -> Anatomy:
     """Finds the parts, by one rule for all families (`d = get_decoder()`, then `.decoder` or `.model` until `.layers`).
 
     Raises:
-        VLEditError: there are no decoder layers, or they do not all take the same arguments (alternating attention),
-            which the replay of the upper layers relies on.
+        VLEditError: there are no decoder layers.
     """
     decoder = model.get_decoder()
     while not hasattr(decoder, "layers"):
         decoder = getattr(decoder, "decoder", None) or getattr(decoder, "model", None)
         if decoder is None:
             raise VLEditError(f"no decoder layers found in {type(model).__name__}")
-    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
-    if len(kinds) > 1:
-        raise VLEditError(f"{type(decoder).__name__} mixes layers of kinds {sorted(kinds)}; only one kind is supported")
     causal = getattr(model, "language_model", None)
     if causal is None or not hasattr(causal, "generate") or causal.get_output_embeddings() is None:
         causal = model
@@ -79,3 +80,18 @@ def mlp_linear(layer: nn.Module, role: str) -> nn.Linear:
 def is_gated(layer: nn.Module) -> bool:
     """Whether the MLP is act(gate(x)) · up(x)."""
     return mlp_linear(layer, "mlp.in") is not mlp_linear(layer, "mlp.up")
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path; numbers are indices, negative ones count from the end.
+
+    Raises:
+        InputError: the model has no such module.
+    """
+    found: Any = model
+    for part in path.split("."):
+        try:
+            found = found[int(part)] if part.lstrip("-").isdigit() else getattr(found, part)
+        except (AttributeError, IndexError, TypeError):
+            raise InputError(f"{type(model).__name__} has no module '{path}' ('{part}' is not there).") from None
+    return found

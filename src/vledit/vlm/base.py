@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from . import generation
-from .anatomy import dissect, mlp_linear
+from .anatomy import dissect, mlp_linear, module_at
 from .encoded import Encoded, Trunk, left_padded
 from .families import Family
 from .fingerprint import fingerprint
-from .hooks import Transformation, Transforms, as_rows, call_until, layer_hidden, transformed
+from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, transformed
+from .picture_inputs import PictureInputs, joined, own_size, read_row
 from .pictures import open_picture
 from .prompts import Prompt, Prompter
 from .site import ROLES, Site
@@ -56,7 +57,7 @@ class VLM:
     ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
-        self.family = family
+        self.family = family = family.complete(model, processor) if family.complete else family
         self.name = name or family.name
         self.max_answer_tokens = max_answer_tokens
         self.lock = threading.RLock()
@@ -66,9 +67,8 @@ class VLM:
         self._prompter = Prompter(
             family,
             processor.tokenizer,
-            n_image_tokens=family.count_image_tokens(self.model.config),
             image_token_id=self.image_token_id,
-            end_ids=generation.end_ids(self.model, self.anatomy.causal, processor.tokenizer),
+            end_ids=generation.end_ids(self.model, self.anatomy.causal, processor.tokenizer, family.end_token),
             max_prompt_tokens=self._max_prompt_tokens(),
             max_answer_tokens=max_answer_tokens,
         )
@@ -113,16 +113,7 @@ class VLM:
     @property
     def image_size(self) -> tuple[int, int]:
         """(width, height) in pixels of the model's own input."""
-        config = self.model.config
-        size = getattr(config, "image_size", None) or getattr(
-            getattr(config, "vision_config", None), "image_size", None
-        )
-        size = size or self.processor.image_processor.size
-        if isinstance(size, int):
-            return size, size
-        if isinstance(size, Sequence):
-            return int(size[1]), int(size[0])
-        return int(size["width"]), int(size["height"])
+        return own_size(self.family, self.processor, self.model.config)
 
     def black(self, like: object | None = None) -> Image:
         """A black picture of the model's own input size, or of the size of the picture `like`."""
@@ -147,11 +138,28 @@ class VLM:
         site = self.resolve_site(site)
         return mlp_linear(self.layers[site.layer], site.role)
 
+    def vision_linears(self) -> dict[str, nn.Linear]:
+        """The linears on the vision side that `ft_v` trains, by their path below the Hugging Face model.
+
+        Raises:
+            InputError: the family names none, or the model does not have them.
+        """
+        found = {path: module_at(self.model, path) for path in self.family.vision_sites}
+        linears = {path: module for path, module in found.items() if isinstance(module, nn.Linear)}
+        if not found or len(linears) < len(found):
+            raise InputError(f"family '{self.family.name}' names no linear layers on the vision side of this model.")
+        return linears
+
     # --- prompts ------------------------------------------------------------------------------------------------
 
     def prompt(self, question: str, with_image: bool = True) -> Prompt:
-        """The tokenised prompt of one question."""
-        return self._prompter.prompt(question, with_image)
+        """The tokenised prompt of one question; where the number of visual tokens depends on the picture, with those of
+        a black picture of the model's own input size."""
+        return self._prompter.prompt(question, self._usual_placeholders if with_image else ())
+
+    @cached_property
+    def _usual_placeholders(self) -> tuple[str, ...]:
+        return self.read_pictures(self.black(), "what?").placeholders
 
     def answer_tokens(self, question: str, answer: str, with_image: bool = True) -> list[int]:
         """The tokens that teacher forcing puts after the prompt: the answer, tokenised in context, and its end.
@@ -161,13 +169,27 @@ class VLM:
         """
         return self._prompter.answer(self.prompt(question, with_image), answer)
 
+    def read_pictures(self, image: object, question: str) -> PictureInputs:
+        """What the model takes of one row's pictures.
+
+        Args:
+            image: a picture (anything `open_picture` takes), a list of pictures, or None.
+
+        Raises:
+            PictureError: an unreadable picture.
+        """
+        images = image if isinstance(image, list | tuple) else [] if image is None else [image]
+        pictures = [open_picture(one) for one in images]
+        return read_row(self.family, self.processor, self.model.config, pictures, question)
+
     def encode(
         self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str] | None = None
     ) -> Encoded:
         """A batch of prompts, left-padded; with teacher-forced answers where `answers` are given.
 
         Args:
-            images: per row a picture (anything `open_picture` takes) or None for a question without a picture.
+            images: per row a picture (anything `open_picture` takes), a list of pictures, or None for a question without
+                a picture.
 
         Raises:
             InputError: unequal lengths, an empty batch, an unfit question or answer.
@@ -179,21 +201,26 @@ class VLM:
                 f", {len(answers)} answers" if answers else ""
             )
             raise InputError(f"images, questions and answers must be equally many and at least one; got {given}.")
-        prompts = [self.prompt(q, image is not None) for q, image in zip(questions, images, strict=True)]
+        pictures = [self.read_pictures(image, q) for image, q in zip(images, questions, strict=True)]
+        prompts = [self._prompter.prompt(q, p.placeholders) for q, p in zip(questions, pictures, strict=True)]
         suffixes = (
             [[]] * len(prompts)
             if answers is None
             else [self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
         )
+        return self.assemble(prompts, suffixes, pictures)
+
+    def assemble(
+        self, prompts: Sequence[Prompt], suffixes: Sequence[Sequence[int]], pictures: Sequence[PictureInputs]
+    ) -> Encoded:
+        """A batch of what is tokenised and read already: per row the prompt, the tokens after it, its pictures."""
         padding = generation.pad_id(self.tokenizer, self._prompter.end_ids)
         encoded = left_padded(prompts, suffixes, padding, self.device)
-        pictures = [open_picture(image) for image in images if image is not None]
-        if pictures:
-            pixels = self.processor.image_processor(images=pictures, return_tensors="pt")
-            for name, value in pixels.items():
-                if isinstance(value, Tensor):
-                    value = value.to(self.device, self.dtype if value.is_floating_point() else None)
-                    encoded.model_inputs[name] = value
+        tensors, encoded.picture_sizes = joined(pictures)
+        for name, value in tensors.items():
+            encoded.model_inputs[name] = value.to(self.device, self.dtype if value.is_floating_point() else None)
+        if self.family.text_inputs is not None:
+            encoded.model_inputs |= self.family.text_inputs(self.model, encoded)
         return encoded
 
     def batches(self, items: Sequence[Any], batch_size: int = 8) -> Iterator[list[int]]:
@@ -211,17 +238,25 @@ class VLM:
 
     # --- trunk and head -----------------------------------------------------------------------------------------
 
+    @property
+    def _embeds_outside(self) -> bool:
+        """Whether the language model is a whole one of its own (BLIP-2 and its kin), into which we put the pictures
+        ourselves: these models' own `forward` knows no question without a picture."""
+        return self.anatomy.causal is not self.model
+
     def language_inputs(self, encoded: Encoded) -> dict[str, Tensor]:
-        """What the language model is called with: inputs_embeds (B, T, E) with the pictures put in, masks, positions.
+        """What `anatomy.causal` is called with: for most models all of `model_inputs`; for BLIP-2 and its kin
+        inputs_embeds (B, T, E) with the pictures put in, mask and positions.
 
         Raises:
             InputError: placeholders and visual tokens are not equally many.
         """
         inputs = encoded.model_inputs
+        if not self._embeds_outside:
+            return dict(inputs)
         embeds = self.model.get_input_embeddings()(inputs["input_ids"])
-        pixels = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "position_ids")}
-        if pixels:
-            features = self.model.get_image_features(**pixels)
+        if encoded.picture_sizes:
+            features = self.model.get_image_features(**encoded.picture_inputs)
             features = features if isinstance(features, Tensor) else features.pooler_output
             placeholders, tokens = int(encoded.visual_mask.sum()), features.shape[:-1].numel()
             if placeholders != tokens:
@@ -236,30 +271,41 @@ class VLM:
     def trunk(self, encoded: Encoded, layer: int) -> Trunk:
         """Runs everything below decoder layer `layer` (negative counts from the end), without gradient."""
         layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
+        forward = self.anatomy.decoder if self._embeds_outside else self.model
+        end = next(iter(self.anatomy.finishing), None if self._embeds_outside else self.anatomy.lm_head)
         # inference mode off: what comes out may enter a computation with gradient
         with self.lock, torch.inference_mode(False), torch.no_grad():
             inputs = self.language_inputs(encoded)
-            args, kwargs = call_until(lambda: self.anatomy.decoder(**inputs, use_cache=False), self.layers[layer])
-        rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-        return Trunk(layer, layer_hidden(args, kwargs), rest, encoded)
+            hidden, calls = record_calls(lambda: forward(**inputs, use_cache=False), list(self.layers)[layer:], end)
+        return Trunk(layer, hidden, calls, encoded)
+
+    def run_layers(self, trunk: Trunk, hidden: Tensor, start: int, stop: int | None = None) -> Tensor:
+        """`hidden` (B, T, H) entering decoder layer `start` → what enters layer `stop`, or leaves the last one.
+
+        Args:
+            trunk: says how the layers are called; it starts at or below `start`.
+        """
+        for index in range(start, self.n_layers if stop is None else stop):
+            call = trunk.call(index)
+            hidden = self.layers[index](hidden, **call.inputs)
+            hidden = hidden if call.added is None else hidden + call.added
+        return hidden
 
     def raise_trunk(self, trunk: Trunk, layer: int) -> Trunk:
         """The trunk of a higher layer, from that of a lower one; base weights, without gradient."""
         layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
         self._check_above(trunk, layer)
         with self.lock, torch.inference_mode(False), torch.no_grad():
-            hidden = trunk.hidden
-            for module in self.layers[trunk.layer : layer]:
-                hidden = module(hidden, **trunk.layer_inputs)
-        return Trunk(layer, hidden, trunk.layer_inputs, trunk.encoded)
+            hidden = self.run_layers(trunk, trunk.hidden, trunk.layer, layer)
+        return Trunk(layer, hidden, trunk.calls[layer - trunk.layer :], trunk.encoded)
 
     def site_input(self, trunk: Trunk, site: Site | str) -> Tensor:
         """(B, T, in): the input of the site's linear; base weights, without gradient."""
         site = self.resolve_site(site)
         trunk = self.raise_trunk(trunk, site.layer)
         with self.lock, torch.inference_mode(False), torch.no_grad():
-            layer = self.layers[site.layer]
-            args, _ = call_until(lambda: layer(trunk.hidden, **trunk.layer_inputs), self.site_module(site))
+            layer, call = self.layers[site.layer], trunk.calls[0]
+            args, _ = call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_module(site))
         return args[0].reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
 
     def head(
@@ -285,12 +331,15 @@ class VLM:
         rows = as_rows(transform, len(trunk))
         if any(row is not None for row in rows):
             self._check_above(trunk, site.layer)
-        hidden = trunk.hidden
         with transformed(self, site, rows):
-            for layer in self.layers[trunk.layer :]:
-                hidden = layer(hidden, **trunk.layer_inputs)
+            hidden = self.run_layers(trunk, trunk.hidden, trunk.layer)
             hidden = hidden if positions is None else hidden[positions]
-            return self.anatomy.lm_head(self.anatomy.finish(hidden))
+            return self.after_projection(self.anatomy.lm_head(self.anatomy.finish(hidden)))
+
+    def after_projection(self, logits: Tensor) -> Tensor:
+        """What the vocabulary projection gives → the logits (the same, but for models that cap them)."""
+        change = self.family.after_projection
+        return logits if change is None else change(self.anatomy.decoder.config, logits)
 
     def _check_above(self, trunk: Trunk, layer: int) -> None:
         if layer < trunk.layer:

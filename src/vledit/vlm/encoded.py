@@ -12,15 +12,49 @@ from torch import Tensor
 from .prompts import Prompt
 
 
-def _tree_rows(value: Any, rows: Tensor, batch: int) -> Any:
-    """Picks rows out of every tensor of `value` whose first dimension is the batch."""
-    if isinstance(value, Tensor):
-        return value[rows.to(value.device)] if value.ndim and value.shape[0] == batch else value
-    if isinstance(value, tuple | list):
-        return type(value)(_tree_rows(part, rows, batch) for part in value)
-    if isinstance(value, dict):
-        return {name: _tree_rows(part, rows, batch) for name, part in value.items()}
-    return value
+@dataclass
+class LayerCall:
+    """How the model calls one decoder layer.
+
+    Attributes:
+        inputs: keyword arguments beside the hidden states: attention mask, position embeddings, ... They may differ from
+            layer to layer (sliding and full attention); what is equal is one object in all.
+        added: (B, T, H) what the model adds to the layer's output before anything else sees it (Qwen3-VL's deepstack
+            features); None: nothing.
+    """
+
+    inputs: dict[str, Any]
+    added: Tensor | None = None
+
+
+class _Rows:
+    """Picks rows out of everything that has a batch dimension; an object that is shared stays shared."""
+
+    def __init__(self, rows: Tensor, batch: int, length: int):
+        self.rows, self.batch, self.length = rows, batch, length
+        self._done: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if id(value) not in self._done:
+            self._done[id(value)] = (value, self._picked(value))  # the value too: its id must not be given away
+        return self._done[id(value)][1]
+
+    def _picked(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            dim = self._batch_dim(value)
+            return value if dim is None else value.index_select(dim, self.rows.to(value.device))
+        if isinstance(value, tuple | list):
+            return type(value)(self(part) for part in value)
+        if isinstance(value, dict):
+            return {name: self(part) for name, part in value.items()}
+        return value
+
+    def _batch_dim(self, value: Tensor) -> int | None:
+        """(B, T, ...) or (B, 1, T, T), but (3, B, T, ...) for positions in three dimensions, also where B is 3."""
+        shape = value.shape
+        if len(shape) >= 3 and shape[0] in (3, 4) and shape[1:3] == (self.batch, self.length):
+            return 1
+        return 0 if len(shape) and shape[0] == self.batch else None
 
 
 @dataclass
@@ -28,13 +62,15 @@ class Encoded:
     """A batch of prompts, with the answers to be scored where there are any. Rows are padded on the LEFT.
 
     Attributes:
-        model_inputs: input_ids, attention_mask, position_ids, each (B, T); and, where a row has a picture, pixel_values
-            (n_pictures, ...) in the order of the rows that have one. `model(**model_inputs)` takes them as they are.
+        model_inputs: input_ids, attention_mask, position_ids, each (B, T) (positions may have more dimensions before
+            these), and what else the family has for every token; and, where a row has a picture, pixel_values and the
+            like in the order of the rows that have one. `model(**model_inputs)` takes them as they are.
         prompt_mask: (B, T) bool, all tokens of the prompt: visual, question and template; never answer or padding.
         visual_mask: (B, T) bool, the picture's placeholder tokens.
         question_mask: (B, T) bool, tokens that overlap the text of the question itself.
         answer_mask: (B, T) bool, the answer's tokens and the end of the answer (EOS); all False for prompts only.
         has_image: (B,) bool.
+        picture_sizes: for those of `model_inputs` that belong to pictures, how much of dimension 0 is each row's.
     """
 
     model_inputs: dict[str, Tensor]
@@ -43,6 +79,7 @@ class Encoded:
     question_mask: Tensor
     answer_mask: Tensor
     has_image: Tensor
+    picture_sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.prompt_mask.shape[0]
@@ -80,17 +117,24 @@ class Encoded:
         """(n,) int64: the batch row of each of `targets`."""
         return self.answer_mask.nonzero()[:, 0]
 
+    @property
+    def picture_inputs(self) -> dict[str, Tensor]:
+        """Those of `model_inputs` that belong to pictures."""
+        return {name: self.model_inputs[name] for name in self.picture_sizes}
+
     def select(self, rows: Sequence[int] | Tensor) -> Encoded:
         """The same with only these rows, in this order (padding is kept)."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.prompt_mask.device)
-        inputs = {}
-        picture_of_row = self.has_image.cumsum(0) - 1
-        pictures = picture_of_row[index][self.has_image[index]]
+        inputs, sizes = {}, {}
         for name, value in self.model_inputs.items():
-            if name in ("input_ids", "attention_mask", "position_ids"):
-                inputs[name] = value[index]
-            elif len(pictures):
-                inputs[name] = value[pictures]
+            if name not in self.picture_sizes:
+                inputs[name] = value.index_select(value.ndim - 2, index)
+                continue
+            of_row = torch.arange(len(value)).split(self.picture_sizes[name])
+            entries = torch.cat([of_row[row] for row in index.tolist()])
+            if len(entries):  # by index: joining pieces anew would change the memory layout, and with it the last bits
+                inputs[name] = value[entries.to(value.device)]
+                sizes[name] = tuple(len(of_row[row]) for row in index.tolist())
         return Encoded(
             inputs,
             self.prompt_mask[index],
@@ -98,6 +142,7 @@ class Encoded:
             self.question_mask[index],
             self.answer_mask[index],
             self.has_image[index],
+            sizes,
         )
 
 
@@ -108,25 +153,28 @@ class Trunk:
     Attributes:
         layer: index of the decoder layer whose input `hidden` is (0-based, not negative).
         hidden: (B, T, H), no gradient.
-        layer_inputs: the keyword arguments that the model passes to its decoder layers (attention mask, position
-            embeddings, ...).
+        calls: how the model calls decoder layer `layer` and each one above it, lowest first.
         encoded: the batch, for its masks.
     """
 
     layer: int
     hidden: Tensor
-    layer_inputs: dict[str, Any] = field(repr=False)
+    calls: list[LayerCall] = field(repr=False)
     encoded: Encoded = field(repr=False)
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
+    def call(self, layer: int) -> LayerCall:
+        """How the model calls decoder layer `layer` (0-based, not below the trunk's own)."""
+        return self.calls[layer - self.layer]
+
     def select(self, rows: Sequence[int] | Tensor) -> Trunk:
         """The same with only these rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.hidden.device)
-        return Trunk(
-            self.layer, self.hidden[index], _tree_rows(self.layer_inputs, index, len(self)), self.encoded.select(index)
-        )
+        pick = _Rows(index, len(self), self.hidden.shape[1])
+        calls = [LayerCall(pick(call.inputs), pick(call.added)) for call in self.calls]
+        return Trunk(self.layer, self.hidden[index], calls, self.encoded.select(index))
 
 
 def left_padded(

@@ -39,8 +39,17 @@ def fingerprint(model: nn.Module) -> str:
     digest.update(json.dumps(_settings(model), sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}:{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter))
+        digest.update(_sample(_in_memory(model, name, parameter)))
     return digest.hexdigest()[:32]
+
+
+def _in_memory(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """The parameter's values; a device map may have moved them out of memory, accelerate's hook knows where to."""
+    if not parameter.is_meta:
+        return parameter
+    path, _, own = name.rpartition(".")
+    hook: Any = getattr(model.get_submodule(path), "_hf_hook", None)
+    return hook.weights_map[own]
 
 
 def _settings(model: Any) -> Any:

@@ -14,8 +14,11 @@ from ..errors import InputError
 from .prompts import Prompter
 
 
-def end_ids(model: Any, causal: Any, tokenizer: Any) -> list[int]:
+def end_ids(model: Any, causal: Any, tokenizer: Any, taught: str | None = None) -> list[int]:
     """The tokens that end an answer, the one to teach first.
+
+    Args:
+        taught: the token to teach where it is not the first of the model's own.
 
     BLIP-2 OPT ends on a line break that only its language model's settings know of, so those are asked first.
     """
@@ -28,7 +31,9 @@ def end_ids(model: Any, causal: Any, tokenizer: Any) -> list[int]:
     for source in sources:
         found = getattr(source, "eos_token_id", None)
         if found is not None:
-            return [found] if isinstance(found, int) else list(found)
+            ends = [found] if isinstance(found, int) else list(found)
+            first = [] if taught is None else [tokenizer.convert_tokens_to_ids(taught)]
+            return [*first, *(end for end in ends if end not in first)]
     raise InputError("processor: its tokenizer has no end token (eos_token); set one.")
 
 
@@ -37,15 +42,16 @@ def pad_id(tokenizer: Any, ends: list[int]) -> int:
     return ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-class _TextEnd(StoppingCriteria):
+class TextEnd(StoppingCriteria):
     """Stops a row once its text holds the end mark (for families whose answers end in text, not in a token)."""
 
-    def __init__(self, prompter: Prompter):
+    def __init__(self, prompter: Prompter, prompt_length: int):
         self.tokenizer = prompter.tokenizer
         self.end = prompter.family.end_of_answer
+        self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        texts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
         return torch.tensor([self.end in text for text in texts], device=input_ids.device)
 
 
@@ -65,7 +71,11 @@ def _settings(causal: Any, settings: GenerationConfig) -> Iterator[None]:
 
 
 def greedy(causal: Any, inputs: dict[str, Tensor], prompter: Prompter, max_new_tokens: int) -> list[list[int]]:
-    """Greedy continuations of embedded prompts, by row, end tokens and padding included."""
+    """Greedy continuations of prompts, by row, end tokens and padding included.
+
+    Args:
+        inputs: what `causal` is called with, embedded or as ids (`VLM.language_inputs`).
+    """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; give at least 1.")
     settings = GenerationConfig(
@@ -76,12 +86,10 @@ def greedy(causal: Any, inputs: dict[str, Tensor], prompter: Prompter, max_new_t
         eos_token_id=prompter.end_ids,
         pad_token_id=pad_id(prompter.tokenizer, prompter.end_ids),
     )
-    criteria = StoppingCriteriaList([_TextEnd(prompter)] if prompter.family.end_of_answer else [])
+    prompt_length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    criteria = StoppingCriteriaList([TextEnd(prompter, prompt_length)] if prompter.family.end_of_answer else [])
+    # without position_ids: `generate` makes them itself, for prompt and answer alike
+    given = {name: value for name, value in inputs.items() if name != "position_ids"}
     with _settings(causal, settings):
-        # without position_ids: `generate` makes them itself from the mask, prompt and answer alike
-        tokens = causal.generate(
-            inputs_embeds=inputs["inputs_embeds"],
-            attention_mask=inputs["attention_mask"],
-            stopping_criteria=criteria,
-        )
-    return tokens.tolist()
+        tokens = causal.generate(**given, stopping_criteria=criteria)
+    return tokens[:, prompt_length:].tolist()

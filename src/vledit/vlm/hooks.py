@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .encoded import LayerCall
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -60,6 +62,88 @@ def call_until(run: Callable[[], Any], module: nn.Module) -> tuple[tuple, dict[s
     if not seen:
         raise RuntimeError(f"{type(module).__name__} was never called: the model's forward is not as expected")
     return seen[0]
+
+
+class _CallRecord:
+    """Stands in for the `forward` of decoder layers: computes nothing, notes how each of them is called."""
+
+    def __init__(self) -> None:
+        self.hidden: Tensor | None = None
+        self.calls: list[LayerCall] = []
+        self._given: Tensor | None = None
+
+    def seen(self, entering: Tensor) -> None:
+        """`entering`: what goes into the next layer, or into the final norm."""
+        if self.hidden is None:
+            self.hidden = entering
+        elif entering is not self._given:  # zeros were given, so this is what the model has added
+            self.calls[-1].added = entering
+
+    def in_place_of(self, layer: nn.Module) -> Callable[..., Tensor]:
+        names = list(signature(layer.forward).parameters)
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            hidden = layer_hidden(args, kwargs)
+            self.seen(hidden)
+            rest = dict(zip(names[1:], args[1:], strict=False))
+            self.calls.append(LayerCall(rest | {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            self._given = torch.zeros_like(hidden)
+            return self._given
+
+        return forward
+
+
+@contextmanager
+def _replaced(layers: Sequence[nn.Module], record: _CallRecord) -> Iterator[None]:
+    own = [layer.__dict__.get("forward") for layer in layers]  # accelerate puts a forward on the module itself
+    try:
+        for layer in layers:
+            layer.forward = record.in_place_of(layer)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward  # type: ignore[method-assign]
+
+
+def record_calls(
+    run: Callable[[], Any], layers: Sequence[nn.Module], end: nn.Module | None
+) -> tuple[Tensor, list[LayerCall]]:
+    """Runs `run` up to the first of `layers`; from there on nothing is computed, but it is seen how each is called.
+
+    The layers give zeros, so that what comes into the next one is what the model itself adds in between.
+
+    Args:
+        layers: decoder layers in the order in which they are called.
+        end: the module that is called after the last of them; nothing from there on is run. None: all of `run` is.
+
+    Returns:
+        hidden (B, T, H) entering the first of `layers`; one call for each of `layers`.
+
+    Raises:
+        RuntimeError: `run` ended without calling the layers one after the other.
+    """
+    record = _CallRecord()
+
+    def stop(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        record.seen(layer_hidden(args, kwargs))
+        raise _Stopped
+
+    handle = end.register_forward_pre_hook(stop, with_kwargs=True) if end is not None else None
+    try:
+        with _replaced(layers, record):
+            run()
+    except _Stopped:
+        pass
+    finally:
+        if handle is not None:
+            handle.remove()
+    if record.hidden is None or len(record.calls) != len(layers):
+        raise RuntimeError(
+            f"{len(record.calls)} of {len(layers)} decoder layers were called: the model's forward is not as expected"
+        )
+    return record.hidden, record.calls
 
 
 @contextmanager
@@ -169,4 +253,42 @@ def transformed(
         return y
 
     with site_changed(vlm, site, add):
+        yield
+
+
+@contextmanager
+def called_with(module: nn.Module, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """Within the context, `module`, which is called by keywords alone, is called with what `change` makes of them."""
+
+    def put(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, change(dict(kwargs))
+
+    handle = module.register_forward_pre_hook(put, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def prompt_embedded(causal: nn.Module, embed: nn.Module, prompts: Tensor) -> Iterator[None]:
+    """Within the context, a language model that is called with token ids sees the embedded prompts in their place.
+
+    A call covers the columns from the cache's length on.  Those inside the prompt are taken from the embedded prompts,
+    later ones are embedded as text; rows that `generate` repeats (beams) are repeated alike.
+
+    Args:
+        causal: called with `input_ids` by keyword, as `generate` does.
+        embed: its input embeddings.
+        prompts: (B, T, E), pictures put in.
+    """
+
+    def put_in(given: dict[str, Any]) -> dict[str, Any]:
+        ids, past = given["input_ids"], given.get("past_key_values")
+        start = 0 if past is None else int(past.get_seq_length())
+        known = prompts[:, start : start + ids.shape[1]].repeat_interleave(len(ids) // len(prompts), 0)
+        embeds = torch.cat([known, embed(ids[:, known.shape[1] :]).to(known)], 1)
+        return {**given, "input_ids": None, "inputs_embeds": embeds}
+
+    with called_with(causal, put_in):
         yield

@@ -33,7 +33,8 @@ FAMILY = Family(
     image_token="<image>",
     count_image_tokens=lambda config: config.num_query_tokens,
     default_site=Site(-1, "mlp.out"),
-    default_alpha=0.3,  # `vledit choose-alpha`, 5 validation edits of `icons`, full transformation (docs/results.md)
+    default_alpha=0.45,  # 40 validation edits of `icons`, for full and span transformations alike (docs/results.md)
+    vision_sites=tuple(f"qformer.layers.layers.{layer}.linear2" for layer in (-2, -1)),
     prepare=_register_classes,
     load_processor=_load_processor,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,6 @@ class Prompter:
     Args:
         family: the prompt templates.
         tokenizer: a fast Hugging Face tokenizer.
-        n_image_tokens: placeholders per picture.
         image_token_id: id of the placeholder.
         end_ids: the model's end tokens; the first one ends a teacher-forced answer.
         max_prompt_tokens, max_answer_tokens: longer ones are refused; None: no limit.
@@ -45,7 +45,6 @@ class Prompter:
         self,
         family: Family,
         tokenizer: Any,
-        n_image_tokens: int,
         image_token_id: int,
         end_ids: list[int],
         max_prompt_tokens: int | None,
@@ -54,7 +53,6 @@ class Prompter:
         self._lock = threading.Lock()
         self.family = family
         self.tokenizer = tokenizer
-        self.n_image_tokens = n_image_tokens
         self.image_token_id = image_token_id
         self.end_ids = end_ids
         self.max_prompt_tokens = max_prompt_tokens
@@ -85,31 +83,35 @@ class Prompter:
                 )
         return text.strip()
 
-    def prompt(self, question: str, with_image: bool) -> Prompt:
+    def prompt(self, question: str, placeholders: Sequence[str] = ()) -> Prompt:
         """Tokenises one prompt.
+
+        Args:
+            placeholders: for every picture how it is written (`PictureInputs.placeholders`); none: no picture.
 
         Raises:
             InputError: the question is empty, holds a token of the template, or is too long.
         """
         question = self._clean("question", question)
-        before, after = self.family.pieces(with_image, self.n_image_tokens)
+        before, after = self.family.pieces(placeholders)
         text = before + question + after
         start, end = len(before), len(before) + len(question)
         tokens = self._tokenise(text, return_offsets_mapping=True)
-        leading = self.n_image_tokens if with_image and self.family.image_first else 0
+        expected = sum(one.count(self.family.image_token) for one in placeholders)
+        leading = expected if self.family.image_first else 0
         ids = [self.image_token_id] * leading + list(tokens["input_ids"])
         in_question = [max(a, start) < min(b, end) for a, b in tokens["offset_mapping"]]
         visual = [token == self.image_token_id for token in ids]
-        expected = self.n_image_tokens if with_image else 0
         if sum(visual) != expected:  # a model that finds no placeholder ignores the picture without a word
             raise InputError(
                 f"the prompt holds {sum(visual)} image placeholders instead of {expected}: tokenizer and template "
                 f"of family '{self.family.name}' do not fit."
             )
         if self.max_prompt_tokens is not None and len(ids) > self.max_prompt_tokens:
+            pictures = f", {expected} of them for pictures" if expected else ""
             raise InputError(
-                f"question is too long: its prompt has {len(ids)} tokens, the model takes {self.max_prompt_tokens}. "
-                "Shorten it."
+                f"question is too long: its prompt has {len(ids)} tokens{pictures}, the model takes "
+                f"{self.max_prompt_tokens}. Shorten it{', or give smaller or fewer pictures' if expected else ''}."
             )
         return Prompt(text, ids, visual, [False] * leading + in_question, leading)
 

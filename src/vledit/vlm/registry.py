@@ -14,6 +14,18 @@ _BUILT_IN = {
     "pocket": "vledit.vlm.pocket:FAMILY",
     "blip2": "vledit.vlm.blip2:FAMILY",
     "minigpt4": "vledit.vlm.minigpt4:FAMILY",
+    "qwen2_vl": "vledit.vlm.qwen2_vl:FAMILY",
+    "qwen2_5_vl": "vledit.vlm.qwen2_5_vl:FAMILY",
+    "qwen3_vl": "vledit.vlm.qwen3_vl:FAMILY",
+    "llava": "vledit.vlm.llava:FAMILY",
+    "llava_next": "vledit.vlm.llava_next:FAMILY",
+    "llava_onevision": "vledit.vlm.llava_onevision:FAMILY",
+    "instructblip": "vledit.vlm.instructblip:FAMILY",
+    "idefics3": "vledit.vlm.idefics:IDEFICS3",
+    "smolvlm": "vledit.vlm.idefics:SMOLVLM",
+    "internvl": "vledit.vlm.internvl:FAMILY",
+    "gemma3": "vledit.vlm.gemma3:FAMILY",
+    "paligemma": "vledit.vlm.paligemma:FAMILY",
 }
 GROUP = "vledit.families"
 
@@ -44,16 +56,27 @@ def family(name: str) -> Family:
 
 
 def family_of(config: Any) -> Family:
-    """The family that covers a Hugging Face config.
+    """The family that covers a Hugging Face config; for models with pictures that none covers, the generic one.
 
     Raises:
-        InputError: none does.
+        InputError: none does, and the config says nothing of pictures; or its language model is an encoder-decoder.
     """
     for name in family_names():
         candidate = family(name)
         if candidate.matches(config):
             return candidate
-    text_type = getattr(getattr(config, "text_config", None), "model_type", "none")
+    text_config = getattr(config, "text_config", None)
+    text_type = getattr(text_config, "model_type", "none")
+    if getattr(text_config or config, "is_encoder_decoder", False):
+        raise InputError(
+            f"models of type '{config.model_type}' with a language model of type '{text_type}' are not supported: it is an "
+            "encoder-decoder, and edits need one stack of decoder layers that prompt and answer pass. Take a checkpoint "
+            "with a decoder alone, e.g. the Vicuna variant of InstructBLIP or the OPT variant of BLIP-2."
+        )
+    if getattr(config, "vision_config", None) is not None:
+        from .generic import GENERIC
+
+        return GENERIC
     raise InputError(
         f"no family covers models of type '{config.model_type}' with a language model of type '{text_type}'. "
         f"Known families: {', '.join(family_names())}. Add one through the entry point group '{GROUP}'."

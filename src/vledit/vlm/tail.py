@@ -22,8 +22,8 @@ from .site import Site
 if TYPE_CHECKING:
     from .base import VLM
 
-_NORMS = ("post_attention_layernorm", "final_layer_norm")
-"""The norm before the MLP, as Llama and OPT call it."""
+_NORMS = ("post_attention_layernorm", "final_layer_norm", "pre_feedforward_layernorm")
+"""The norm before the MLP, as Llama, OPT and Gemma 2 and 3 call it."""
 
 
 class SiteTail:
@@ -52,6 +52,7 @@ class SiteTail:
         self.site = vlm.resolve_site(site)
         self.targets, self.target_rows = encoded.targets, encoded.target_rows
         self._trunk = vlm.raise_trunk(trunk, self.site.layer)
+        self._call = self._trunk.call(self.site.layer)
         self._is_last = self.site.layer == vlm.n_layers - 1
         self.positions = encoded.predict_mask if self._is_last else self._seen()
         self.rows = self.positions.nonzero()[:, 0]
@@ -76,7 +77,7 @@ class SiteTail:
                 recording({"site": vlm.site_module(self.site)}, inputs=True) as inputs,
                 recording(norms, inputs=True) as residuals,
             ):
-                self._layer_output = layer(trunk.hidden, **trunk.layer_inputs)
+                self._layer_output = layer(trunk.hidden, **self._call.inputs)
             at = {role: self._pick(value, shape) for role, value in outputs.items()}
             self.inputs = self._pick(inputs["site"], shape)
             self._base = at[self.site.role]
@@ -115,9 +116,9 @@ class SiteTail:
             hidden = self.vlm.anatomy.finish(self._hidden(self._delta(change)))
             head = self.vlm.anatomy.lm_head
             if vocabulary is None:
-                return head(hidden)
+                return self.vlm.after_projection(head(hidden))
             weight, bias = self._cut(head, vocabulary)
-            return nn.functional.linear(hidden, weight, bias)
+            return self.vlm.after_projection(nn.functional.linear(hidden, weight, bias))
 
     def outputs(self, change: Transformation | Tensor | None = None) -> Tensor:
         """The site's own output at the needed positions, changed: (N, out)."""
@@ -139,13 +140,14 @@ class SiteTail:
         else:
             changed = self._rest(self._base if delta is None else self._base + delta)
             if self._is_last:
-                return changed
+                added = self._call.added
+                return changed if added is None else changed + added[self.positions]
             output = self._layer_output.clone()
             output[self.positions] = changed
-        trunk = self._trunk
-        for layer in self.vlm.layers[self.site.layer + 1 :]:
-            output = layer(output, **trunk.layer_inputs)
-        return output[trunk.encoded.predict_mask]
+        if self._call.added is not None:
+            output = output + self._call.added
+        output = self.vlm.run_layers(self._trunk, output, self.site.layer + 1)
+        return output[self._trunk.encoded.predict_mask]
 
     def _replayed(self, delta: Tensor | None) -> Tensor:
         trunk, layer = self._trunk, self.vlm.layers[self.site.layer]
@@ -158,7 +160,7 @@ class SiteTail:
             return y + everywhere
 
         with site_changed(self.vlm, self.site, add):
-            return layer(trunk.hidden, **trunk.layer_inputs)
+            return layer(trunk.hidden, **self._call.inputs)
 
     def _cut(self, head: nn.Linear, vocabulary: Tensor) -> tuple[Tensor, Tensor | None]:
         """The vocabulary projection of a few tokens, kept for the next step."""
@@ -182,15 +184,16 @@ def _rest_of_layer(
         outputs: the base outputs of the layer's linears by role, each (N, ·).
         residual: (N, H) what the MLP's output is added to.
     """
+    after = getattr(layer, "post_feedforward_layernorm", None) or nn.Identity()  # Gemma norms what the MLP gives, too
     if role == "mlp.out":
-        return lambda site_output: residual + site_output
+        return lambda site_output: residual + after(site_output)
     act = getattr(layer, "activation_fn", None) or getattr(getattr(layer, "mlp", None), "act_fn", None)
     if act is None:
         return None
     second, gated = mlp_linear(layer, "mlp.out"), is_gated(layer)
     if not gated:
-        return lambda site_output: residual + second(act(site_output))
+        return lambda site_output: residual + after(second(act(site_output)))
     if role == "mlp.in":
-        return lambda site_output: residual + second(act(site_output) * outputs["mlp.up"])
+        return lambda site_output: residual + after(second(act(site_output) * outputs["mlp.up"]))
     activated = act(outputs["mlp.in"])
-    return lambda site_output: residual + second(activated * site_output)
+    return lambda site_output: residual + after(second(activated * site_output))

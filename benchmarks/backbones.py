@@ -1,0 +1,184 @@
+"""The table family × contract: runs the contract suite and writes what it showed.
+
+`docs/backbones.md` is for people; `src/vledit/vlm/proven.json` says the same to `vledit models`.  Exit code 1 where a cell
+is red; the pages are written all the same, and show it.
+
+    .venv/bin/python benchmarks/backbones.py        (or: make backbones)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "backbones.md"
+TWIN = ROOT / "src" / "vledit" / "vlm" / "proven.json"
+NOT_RUN = {
+    "CUDA and other accelerators": "there is no GPU here; `device=` and `device_map=` are parameters end to end",
+    "8-bit and 4-bit bases": "not in this table; `tests/loading/` edits such a model on the CPU, where bitsandbytes is there",
+    "published checkpoints": "too large to fetch here; the families' files hold their names, prompts, sites and sizes",
+}
+
+
+class Recorder:
+    """A pytest plugin that keeps, per test of the suite, its cell, its outcome and its seconds."""
+
+    def __init__(self) -> None:
+        self.clauses: dict[str, str] = {}
+        self.results: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._cells: dict[str, tuple[str, str, str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for item in items:
+            family, editor = item.callspec.params["cell"]
+            clause = item.originalname.removeprefix("test_").replace("_", " ")
+            self.clauses[clause] = " ".join((item.function.__doc__ or "").split())
+            self._cells[item.nodeid] = (family, editor, clause)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        result = self.results.setdefault(self._cells[report.nodeid], {"outcome": "passed", "seconds": 0.0})
+        result["seconds"] += report.duration
+        if report.outcome != "passed":
+            result["outcome"] = report.outcome
+            result["why"] = str(report.longrepr[2] if report.skipped else report.longrepr.reprcrash.message)
+        result |= dict(report.user_properties)
+
+
+def run(arguments: list[str]) -> tuple[Recorder, float]:
+    """Runs the suite.  Returns what it recorded, and the seconds that it took."""
+    recorder = Recorder()
+    began = time.perf_counter()
+    paths = [str(path) for path in sorted((ROOT / "tests" / "contract").glob("test_contract_*.py"))]
+    pytest.main(["-p", "no:cacheprovider", "--tb=short", *paths, *arguments], plugins=[recorder])
+    return recorder, time.perf_counter() - began
+
+
+def summary(recorder: Recorder, seconds: float) -> dict[str, Any]:
+    """What the suite showed, as it stands in proven.json: by family, and the run under "run"."""
+    import torch
+    import transformers
+    from tests.vlm.models import tiny
+
+    rows: dict[str, dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
+    for (family, editor, clause), result in recorder.results.items():
+        rows[family][clause, editor] = result
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    date = time.strftime("%Y-%m-%d")
+    proven: dict[str, Any] = {
+        "run": {
+            "date": date,
+            "seconds": round(seconds),
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, CPU only",
+            **versions,
+            "clauses": recorder.clauses,
+            "not_run": NOT_RUN,
+        }
+    }
+    for name, results in rows.items():
+        vlm = tiny(name)
+        outcomes = Counter(result["outcome"] for result in results.values())
+        failed = {
+            f"{clause}: {editor}": r["why"] for (clause, editor), r in results.items() if r["outcome"] != "passed"
+        }
+        proven[name] = {
+            "family": vlm.family.name,
+            "title": vlm.family.title,
+            "class": type(vlm.model).__name__,
+            "language_model": type(vlm.anatomy.decoder).__name__,
+            "site": str(vlm.family.default_site),
+            "contract": "failed" if outcomes["failed"] else "passed",
+            "date": date,
+            **versions,
+            "rows": sum(outcomes.values()),
+            "passed": outcomes["passed"],
+            "editors": sorted({editor for _, editor in results}),
+            "seconds": round(sum(result["seconds"] for result in results.values()), 1),
+            "failed": failed,
+            "unrelated_changed": sorted(e for (_, e), r in results.items() if r.get("unrelated") == "changed"),
+        }
+    return proven
+
+
+def page(proven: dict[str, Any]) -> str:
+    """`docs/backbones.md` for what `summary` gave."""
+    ran = proven["run"]
+    families = {name: row for name, row in proven.items() if name != "run"}
+    editors = sorted({editor for row in families.values() for editor in row["editors"]})
+    clauses = list(ran["clauses"])
+    cells = sum(row["rows"] for row in families.values())
+    green = sum(row["passed"] for row in families.values())
+    lines = [
+        "# Backbones: what is proven for which family",
+        "",
+        "<!-- written by benchmarks/backbones.py (`make backbones`); do not edit -->",
+        "",
+        "Every family is run through one contract suite (`tests/contract/`) with every editor, on a tiny model with random",
+        "weights of its true Hugging Face class and with its true processor. That shows the mechanics; what an edit means on",
+        "trained weights is measured on the embedded model ([results](results.md)).",
+        "",
+        f"**{green} of {cells} cells are green**: {len(families)} models × {len(editors)} editors "
+        f"({', '.join(f'`{editor}`' for editor in editors)}) × {len(clauses)} clauses. Run on {ran['date']}, "
+        f"{ran['machine']}, Python {ran['python']}, torch {ran['torch']}, transformers {ran['transformers']}: "
+        f"{ran['seconds']} s.",
+        "",
+        f"| family | model | {' | '.join(str(n) for n in range(1, len(clauses) + 1))} | s |",
+        f"|---|---|{'---|' * len(clauses)}---|",
+    ]
+    for name, row in sorted(families.items()):
+        marks = [_mark(row, clause) for clause in clauses]
+        lines.append(f"| {name} | {row['class']}, {row['language_model']} | {' | '.join(marks)} | {row['seconds']} |")
+    lines += ["", "✓: green for every editor; else the editors for which it is red or was skipped, told below.", ""]
+    lines += [f"{n}. **{clause}**: {about}" for n, (clause, about) in enumerate(ran["clauses"].items(), 1)]
+    red = [(name, cell, why) for name, row in sorted(families.items()) for cell, why in row["failed"].items()]
+    if red:
+        lines += ["", "## Red or skipped", ""]
+        lines += [f"- {name}, {cell}: {' '.join(why.split())[:300]}" for name, cell, why in red]
+    changed = [f"{name} ({', '.join(row['unrelated_changed'])})" for name, row in sorted(families.items())]
+    changed = [text for text in changed if not text.endswith("()")]
+    lines += [
+        "",
+        "An always-on edit has no scope. The unrelated row's answer changed under it on: "
+        + (", ".join(changed) or "none")
+        + ".",
+        "",
+        "## Not run",
+        "",
+        *(f"- **{what}**: {why}." for what, why in ran["not_run"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mark(row: dict[str, Any], clause: str) -> str:
+    red = [cell.removeprefix(f"{clause}: ") for cell in row["failed"] if cell.startswith(f"{clause}: ")]
+    return "✗ " + ", ".join(red) if red else "✓"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="print the page, write nothing")
+    options, rest = parser.parse_known_args()
+    sys.path.insert(0, str(ROOT))
+    recorder, seconds = run(rest)
+    proven = summary(recorder, seconds)
+    if options.show:
+        print(page(proven))
+    else:
+        TWIN.write_text(json.dumps(proven, indent=1, ensure_ascii=False) + "\n")
+        PAGE.write_text(page(proven))
+        print(f"wrote {PAGE.relative_to(ROOT)} and {TWIN.relative_to(ROOT)}", file=sys.stderr)
+    return int(any(row.get("contract") == "failed" for row in proven.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

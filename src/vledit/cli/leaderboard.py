@@ -1,0 +1,98 @@
+"""What `vledit bench` and `vledit compare` print: tables of estimates, and progress while they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..report.text import number, size
+from .output import errors
+
+if TYPE_CHECKING:
+    from ..evaluate.bootstrap import Estimate
+    from ..evaluate.compare import Comparison
+
+SHOWN = (
+    "reliability",
+    "text_generality",
+    "image_generality",
+    "near_image_preserved",
+    "HM",
+    "text_preserved",
+    "random_image_preserved",
+    "other_question_preserved",
+    "black_preserved",
+    "portability",
+)
+
+
+def leaderboard(tables: Mapping[str, Mapping[str, Estimate]], title: str) -> Table:
+    """Editors by metrics; metrics that nobody has are left out."""
+    shown = [name for name in SHOWN if any(name in row for row in tables.values())]
+    table = Table("editor", *shown, "s/edit", "size/edit", title=title)
+    for name, row in tables.items():
+        costs = _cost(row, "seconds_per_edit", number), _cost(row, "bytes_per_edit", lambda value: size(round(value)))
+        table.add_row(name, *(str(row[m]) if m in row else "–" for m in shown), *costs)
+    return table
+
+
+def _cost(row: Mapping[str, Estimate], name: str, write: Any) -> str:
+    return write(row[name].mean) if name in row else "–"
+
+
+def retention(points: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> Table:
+    """Editors by the number of edits after which was scored."""
+    shown = ("reliability", "HM", "near_image_preserved")
+    table = Table("editor", "edits", *shown, title="Retention: the first N edits' probes, after N edits; %")
+    for name, by_number in points.items():
+        for count, row in by_number.items():
+            table.add_row(name, str(count), *(str(row[m]) if m in row else "–" for m in shown))
+    return table
+
+
+def comparison_table(found: Comparison, all_metrics: bool = False) -> Table:
+    """Differences, those that are significant marked."""
+    from ..evaluate.metrics import COSTS
+
+    first, second = found.names
+    table = Table(
+        "metric", first, second, "difference [95 %]", "p", "edits", title=f"{second} less {first}; shares in %"
+    )
+    for one in found.differences:
+        if not all_metrics and ("_token" in one.metric or "_top10" in one.metric):
+            continue
+        scale = 1 if one.metric in COSTS else 100
+        away = f"{scale * one.difference:+.4g} [{scale * one.low:+.4g}, {scale * one.high:+.4g}]"
+        style = "bold" if one.significant else "dim"
+        cells = (f"{scale * one.first:.4g}", f"{scale * one.second:.4g}", away + (" *" if one.significant else ""))
+        table.add_row(one.metric, *cells, f"{one.p:.3f}", str(one.n), style=style)
+    return table
+
+
+def failures(records: Sequence[Mapping[str, Any]], most: int = 5) -> list[str]:
+    """Lines about cases that failed."""
+    failed = [record for record in records if record["error"]]
+    if not failed:
+        return []
+    lines = [f"{len(failed)} of {len(records)} edits failed:"]
+    for record in failed[:most]:
+        kind = record.get("error_type") or "error"
+        lines.append(f"  {record['variant']}, {record['case']} ({record['stage']}): {kind}: {record['error']}")
+    return lines + ([f"  … and {len(failed) - most} more"] if len(failed) > most else [])
+
+
+def bar() -> Progress:
+    """Progress on stderr, with the time that is gone and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=errors,
+        speed_estimate_period=300,
+    )

@@ -1,0 +1,1 @@
+"""Makes Hugging Face folders of models that were published in pieces or under other names."""

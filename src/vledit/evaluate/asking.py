@@ -1,0 +1,128 @@
+"""Asking the base: what it answers to every probe of a case, before any edit of it, and the trunks that scoring stands on.
+
+What is run per probe is what its metrics need.  Generality: prompt + new answer.  Locality: prompt + the base's own answer, which
+is verified where the data set holds a right one and generated where it is not that; and prompt + new answer, for the scores
+by token.  (For `exact` alone that one is needed only where the answer changed: a greedy answer is one string, so a model that
+gives the base's answer does not give another.)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ..data.case import EditCase
+from ..vlm.base import VLM
+from .checks import BaseGuard, check_questions, check_routed_prompts
+from .prepared import MAX_NEW_TOKENS, PreparedCase
+
+if TYPE_CHECKING:
+    from .trunk_cache import TrunkCache
+
+
+def prepare(
+    vlm: VLM,
+    case: EditCase,
+    layer: int | None = None,
+    tokens: bool = True,
+    cache: TrunkCache | None = None,
+    guard: BaseGuard | None = None,
+) -> PreparedCase:
+    """Base answers and trunks of a case.
+
+    Args:
+        layer: decoder layer at which the trunks end (default: that of the family's own site).
+        tokens: run what the scores by token need as well.
+        cache: where trunks are kept between protocols and runs.
+        guard: tells whether the model is the base; made here where none is given, and so of no use against a mistake that
+            came before.
+
+    Raises:
+        BaseChangedError: something acts on the model; the answers would not be the base's.
+        LeakError: a probe's question ends with the answer that it asks for, or keys see more than the prompt.
+    """
+    (guard or BaseGuard(vlm)).check()
+    layer = vlm.default_site.layer if layer is None else layer
+    prepared = PreparedCase.of(vlm, case, layer, tokens)
+    check_questions(prepared)
+    if cache is None or not cache.load(prepared):
+        ask_base(prepared)
+        if cache is not None:
+            cache.save(prepared)
+    check_routed_prompts(prepared)
+    return prepared
+
+
+def ask_base(prepared: PreparedCase) -> None:
+    """Fills in base answers, base scores and trunks."""
+    asked = prepared.asked
+    locality = [row for row, one in enumerate(asked) if one.is_locality]
+    _known_answers(prepared, locality)
+    left = [row for row in locality if asked[row].base_answer is None]
+    _spoken_answers(prepared, left)
+    prepared.read_base_top()
+    wanted = [row for row in range(len(asked)) if prepared.tokens or not asked[row].is_locality]
+    for row, score in prepared.score_targets(wanted, [None] * len(wanted)).items():
+        asked[row].base_new, asked[row].base_new_token = score.exact, score.token
+    for row in locality:
+        if row not in wanted:
+            asked[row].base_new = asked[row].base_answer == asked[row].target
+    # what is in neither kind has no trunk yet, but routing asks for its key
+    prepared.need_targets([row for row in range(len(asked)) if row not in prepared.sames and row not in wanted])
+
+
+def _known_answers(prepared: PreparedCase, rows: list[int]) -> None:
+    """Where the base gives the data set's answer exactly, that is its answer."""
+    told = {row: prepared.asked[row].probe.answer or "" for row in rows}
+    answers = {row: answer for row, answer in told.items() if answer and _forcible(prepared, row, answer)}
+    prepared.run_trunks(prepared.sames, answers)
+    for some, logits, targets, places in prepared.sames.logits(prepared.vlm, list(answers), [None] * len(answers)):
+        right = (logits.float().argmax(-1) == targets).cpu()
+        for place, row in enumerate(some):
+            if bool(right[places == place].all()):
+                prepared.asked[row].base_answer = answers[row]
+    for row in answers:
+        if prepared.asked[row].base_answer is None:
+            prepared.sames.discard(row)
+
+
+def _spoken_answers(prepared: PreparedCase, rows: list[int]) -> None:
+    """The other answers are generated; prompt + answer then goes through the trunk."""
+    asked, vlm = prepared.asked, prepared.vlm
+    for some in prepared.chunks(rows):
+        texts = vlm.answer(
+            [prepared.picture(row) for row in some], [asked[row].probe.question for row in some], MAX_NEW_TOKENS
+        )
+        for row, text in zip(some, texts, strict=True):
+            asked[row].base_answer = text
+    # an answer that is empty, or holds what may not be typed, cannot be forced: it is generated again when it is scored
+    spoken = {row: asked[row].base_answer or "" for row in rows}
+    prepared.run_trunks(prepared.sames, {row: text for row, text in spoken.items() if _forcible(prepared, row, text)})
+
+
+def _forcible(prepared: PreparedCase, row: int, answer: str) -> bool:
+    from ..errors import InputError
+
+    probe = prepared.asked[row].probe
+    try:
+        prepared.vlm.answer_tokens(probe.question, answer, probe.image is not None)
+    except InputError:
+        return False
+    return True
+
+
+class Asker:
+    """Prepares cases, timing what it does.
+
+    Args:
+        layer: see `prepare`.
+    """
+
+    def __init__(self, vlm: VLM, layer: int, tokens: bool, cache: TrunkCache | None, guard: BaseGuard):
+        self.vlm, self.layer, self.tokens, self.cache, self.guard = vlm, layer, tokens, cache, guard
+
+    def __call__(self, case: EditCase) -> tuple[PreparedCase, float]:
+        """(the prepared case, seconds)."""
+        began = time.perf_counter()
+        prepared = prepare(self.vlm, case, self.layer, self.tokens, self.cache, self.guard)
+        return prepared, time.perf_counter() - began

@@ -1,0 +1,90 @@
+"""`decode`: an encoded batch of prompts through Hugging Face's `generate`, with any decoding strategy that it knows.
+
+Beams, sampling, no cache, static cache, prefill in chunks, prompt lookup and an assistant model all work on token ids: they
+cut the prompt into pieces, repeat its rows, or look into it for what may come next.  Models that are one Hugging Face class
+take ids and pictures alike.  BLIP-2 and its kin give their language model embedded prompts instead, which `generate` can
+neither cut (every chunk would be the whole prompt), nor run without a cache, nor look into.  For these the language model is
+called with ids, and `prompt_embedded` puts the pictures in wherever a piece of the prompt passes by.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import StoppingCriteriaList
+
+from ..errors import InputError
+from . import generation
+from .encoded import Encoded
+from .hooks import prompt_embedded
+
+if TYPE_CHECKING:
+    from .base import VLM
+
+_LENGTHS = ("max_new_tokens", "max_length", "generation_config")
+_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens")
+
+
+def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
+    """What `generate` gives for a batch of prompts: token ids (B', ·), prompt and answer, left-padded as the prompts are.
+
+    The model's own generation settings apply, as with `generate`; answers end as `VLM.answer`'s do.
+
+    Args:
+        encoded: prompts without answers.
+        settings: as for Hugging Face's `generate`; `assistant_model` may also be a `VLM`.  Without a length, answers are
+            cut after `vlm.max_answer_tokens`.  `prefill_chunk_size` is ignored with a warning by models that read prompts
+            in both directions (Gemma 3, PaliGemma).
+
+    Raises:
+        InputError: the batch holds answers; or several rows with assisted decoding, which takes one at a time.
+    """
+    if bool(encoded.answer_mask.any()):
+        raise InputError("answers: prompts that hold the answer cannot be answered; encode without answers.")
+    for name in _ASSISTED:
+        if settings.get(name) is not None and len(encoded) > 1:
+            raise InputError(f"{name}: assisted decoding takes one row at a time; {len(encoded)} were given.")
+    if (assistant := settings.get("assistant_model")) is not None:
+        settings["assistant_model"] = getattr(getattr(assistant, "anatomy", None), "causal", assistant)
+    inputs = {name: value for name, value in encoded.model_inputs.items() if name != "position_ids"}
+    if "token_type_ids" in inputs and settings.get("prefill_chunk_size") is not None:
+        warnings.warn(
+            f"prefill_chunk_size: prompts of {vlm.family.title} are read in both directions, which pieces of them cannot "
+            "be; the prompt is read in one piece.",
+            stacklevel=2,
+        )
+        del settings["prefill_chunk_size"]
+    causal: Any = vlm.anatomy.causal
+    with vlm.lock, torch.inference_mode():
+        if causal is vlm.model:
+            embedded = vlm.family.decoding(causal, encoded) if vlm.family.decoding else nullcontext()
+        else:
+            prompts = vlm.language_inputs(encoded)["inputs_embeds"]
+            embedded = prompt_embedded(causal, vlm.model.get_input_embeddings(), prompts)
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        with embedded:
+            return causal.generate(**inputs, **_completed(vlm, encoded, settings))
+
+
+def _completed(vlm: VLM, encoded: Encoded, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with the ends of answers that the family knows of."""
+    prompter = vlm._prompter
+    own = {
+        "eos_token_id": prompter.end_ids,
+        "pad_token_id": generation.pad_id(vlm.tokenizer, prompter.end_ids),
+        # a placeholder that is generated, or proposed by an assistant, would be taken for one more picture
+        "suppress_tokens": [vlm.image_token_id],
+    }
+    if not any(settings.get(name) is not None for name in _LENGTHS):
+        own["max_new_tokens"] = vlm.max_answer_tokens
+    if prompter.family.end_of_answer:
+        criteria = [
+            *(settings.get("stopping_criteria") or []),
+            generation.TextEnd(prompter, encoded.input_ids.shape[1]),
+        ]
+        settings = {**settings, "stopping_criteria": StoppingCriteriaList(criteria)}
+    # a compiled forward pass keeps the hooks that it was compiled with, and takes no notice of later ones
+    return {**own, **settings, "disable_compile": True}

@@ -1,0 +1,52 @@
+"""`docs/backbones.md` and its machine-readable twin are those of one run, and every tiny model was in it."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from tests.vlm.models import FAMILIES
+from vledit.vlm import registry
+
+from .rows import EDITORS
+
+ROOT = Path(__file__).resolve().parents[2]
+AGAIN = "run `make backbones`"
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    """benchmarks/backbones.py as a module."""
+    spec = spec_from_file_location("backbones", ROOT / "benchmarks" / "backbones.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def proven(backbones):
+    return json.loads(backbones.TWIN.read_text())
+
+
+def test_the_page_says_what_the_twin_says(backbones, proven):
+    assert backbones.PAGE.read_text() == backbones.page(proven), AGAIN
+
+
+def test_every_family_was_run_with_every_editor(proven):
+    assert set(FAMILIES) == set(proven) - {"run"}, AGAIN
+    assert set(registry.family_names()) <= {row["family"] for row in proven.values() if "family" in row}, AGAIN
+    for name in FAMILIES:
+        assert proven[name]["editors"] == sorted(EDITORS), AGAIN
+        assert proven[name]["rows"] == len(EDITORS) * len(proven["run"]["clauses"]), AGAIN
+
+
+def test_a_red_cell_is_shown(backbones, proven):
+    name = FAMILIES[0]
+    clause = next(iter(proven["run"]["clauses"]))
+    row = {**proven[name], "failed": {f"{clause}: ft": "AssertionError: 1 != 2"}, "contract": "failed"}
+    page = backbones.page({**proven, name: row})
+    assert "✗ ft" in page
+    assert f"- {name}, {clause}: ft: AssertionError: 1 != 2" in page

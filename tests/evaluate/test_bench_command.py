@@ -1,0 +1,142 @@
+"""`vledit bench` and `vledit compare` as a user types them, on a tiny model and a few made-up cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.vlm.models import tiny
+from vledit.cli import bench, session
+from vledit.cli.app import build
+from vledit.editors.edited_model import EditedModel
+from vledit.errors import InputError
+from vledit.evaluate.results import read_results
+
+from .small import case
+
+QUICK = "steps=200,learning_rate=0.05,margin=1.0"
+EDITORS = f"balancedit:{QUICK},rephrase=supplied,alpha=0.3;ft:{QUICK}"
+FIRST, SECOND = EDITORS.split(";")
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
+    """`vledit` in an empty folder, with its caches there, on the tiny pocket and three cases."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("pocket")))
+    monkeypatch.setattr(bench, "benchmark_cases", lambda *_: [case(i) for i in range(3)])
+
+    def run(*arguments: object) -> Ran:
+        result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+def test_bench_prints_a_leaderboard_and_keeps_the_trunks(cli, tmp_path):
+    ran = cli("bench", "--editors", EDITORS, "--texts", 1)
+    assert ran.code == 0, ran.err
+    assert "near_image_preserved" in ran.out
+    assert "0 hits, 3 misses" in ran.err
+    head, records = read_results(Path("results.jsonl"))
+    assert len(records) == 6
+    assert head["end"]["failed"] == 0
+    again = cli("bench", "--editors", EDITORS, "--protocol", "sequential", "--at", "1,3", "--out", "s.jsonl")
+    assert again.code == 0, again.err
+    assert "Retention" in again.out
+    assert "0 misses" in again.err
+
+
+def test_json_and_resume(cli):
+    first = cli("bench", "--editors", EDITORS, "--json").json
+    assert set(first["variants"]) == {FIRST, SECOND}
+    assert first["variants"][FIRST]["reliability"]["n"] == 3
+    assert first["run"]["records"] == 6
+    assert cli("bench", "--editors", EDITORS, "--json").json["variants"] == first["variants"]
+    other = cli("bench", "--editors", SECOND)
+    assert other.code == 2
+    assert "variants (now" in other.err
+
+
+def test_the_gate_decides_the_exit_code(cli):
+    Path("gate.yaml").write_text("reliability: 0.9\nfailed_edits: {mean_at_most: 0}\n")
+    assert cli("bench", "--editors", FIRST, "--gate", "gate.yaml").code == 0
+    Path("gate.yaml").write_text("reliability: {low: 1.01}\n")
+    broken = cli("bench", "--editors", FIRST, "--gate", "gate.yaml", "--json")
+    assert broken.code == 8
+    assert "reliability (lower end)" in broken.err
+    Path("gate.yaml").write_text("relability: 0.9\n")
+    typo = cli("bench", "--editors", FIRST, "--gate", "gate.yaml")
+    assert typo.code == 2
+    assert "Did you mean 'reliability'" in typo.err
+
+
+def test_compare(cli):
+    cli("bench", "--editors", EDITORS)
+    ran = cli("compare", f"results.jsonl::{FIRST}", f"results.jsonl::{SECOND}", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["common"] == 3
+    assert {d["metric"] for d in ran.json["differences"]} >= {
+        "HM",
+        "reliability",
+        "near_image_preserved",
+        "bytes_per_edit",
+    }
+    shown = cli("compare", f"results.jsonl::{FIRST}", f"results.jsonl::{SECOND}")
+    assert "3 edits in common" in shown.err
+    cli("bench", "--editors", FIRST, "--protocol", "sequential", "--out", "s.jsonl")
+    refused = cli("compare", f"results.jsonl::{FIRST}", "s.jsonl")
+    assert refused.code == 2
+    assert "protocol (single against sequential)" in refused.err
+    forced = cli("compare", f"results.jsonl::{FIRST}", "s.jsonl", "--force")
+    assert forced.code == 0
+    assert "warning" in forced.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--protocol", "sequental"), "Did you mean 'sequential'"),
+        (("--protocol", "sequential", "--at", "1,x"), "whole numbers"),
+        (("--protocol", "sequential", "--at", "1,50"), "50 edits asked for"),
+        (("--engine", "rey"), "Did you mean 'ray'"),
+        (("--editors", "balancdit"), "Did you mean 'balancedit'"),
+        (("--editors", "ft:stpes=3"), "Did you mean 'steps'"),
+        (("--editors", "ft:steps=many"), "whole number"),
+        (("--editors", "ft;ft"), "given twice"),
+        (("--editors", " ; "), "none given"),
+        (("--cache-gb", "-1"), "cache-gb"),
+    ],
+)
+def test_mistakes_are_told_with_the_near_miss(cli, arguments, words):
+    ran = cli("bench", *arguments)
+    assert ran.code == 2
+    assert words in ran.err
+    assert not Path("results.jsonl").exists()
+
+
+def test_variants_are_typed_as_the_editor_says():
+    (one,) = bench.parse_variants("balancedit:alpha=1,transformation=span,learning_rate=none,steps=7")
+    assert one.settings == {"alpha": 1.0, "transformation": "span", "learning_rate": None, "steps": 7}
+    assert isinstance(one.settings["alpha"], float)
+    with pytest.raises(InputError, match="name=value"):
+        bench.parse_variants("ft:7")
