@@ -270,6 +270,8 @@ def test_blank_pictures_are_drawn_from_the_seed_alone():
 def test_curves_of_runs_that_follow_each_other_go_on():
     run = [{"stage": "answer", "step": step, "answer": 1.0} for step in (20, 40)]
     records = [*run, {"event": "resumed", "stage": "answer", "step": 0}, *run, {"event": "done"}]
+    silent = [*run, *run]
     again = [*run, {"event": "resumed", "stage": "answer", "step": 20}, run[1]]
     assert [r["step"] for r in continued(records) if "answer" in r] == [20, 40, 60, 80]
+    assert [r["step"] for r in continued(silent)] == [20, 40, 60, 80]
     assert [r["step"] for r in continued(again) if "answer" in r] == [20, 40, 40]

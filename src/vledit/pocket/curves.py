@@ -11,13 +11,17 @@ def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted."""
     shifts: dict[str, int] = {}
     reached: dict[str, int] = {}
+    last: dict[str, int] = {}
     found = []
     for record in records:
         if "step" not in record:
             continue
         stage = record.get("stage", "answer")
-        if record.get("event") == "resumed" and record["step"] == 0:
+        if record.get("event") == "resumed" and record["step"] > 0:
+            last[stage] = record["step"]  # what was done since the checkpoint is done again
+        if record["step"] < last.get(stage, 0) or (record.get("event") == "resumed" and record["step"] == 0):
             shifts[stage] = reached.get(stage, 0)
+        last[stage] = record["step"]
         step = record["step"] + shifts.get(stage, 0)
         reached[stage] = max(step, reached.get(stage, 0))
         found.append({**record, "stage": stage, "step": step})
@@ -42,9 +46,9 @@ def draw(log: Path, out: Path) -> None:
     share.plot([r["step"] for r in align], [100 * r["right"] for r in align], color="#d1721f", lw=1)
     held = [r for r in checks if "recognised.things" in r and r["stage"] == "align"]
     share.plot([r["step"] for r in held], [100 * r["recognised.things"] for r in held], "o:", color="#8f2fb3", ms=3)
-    share.set(ylim=(0, 100), ylabel="recognised, %: train (orange), held-out things (violet)")
+    share.set(ylim=(0, 100), ylabel="recognised, %; dots: held-out things")
     left.set(title="align", xlabel="step")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="center right")
     middle.plot([r["step"] for r in answer], [r["answer"] for r in answer], color="#2a78b8", label="answer loss")
     middle.set(title="answer", xlabel="step", yscale="log")
     middle.legend(frameon=False, fontsize=8)
@@ -55,7 +59,7 @@ def draw(log: Path, out: Path) -> None:
             if points:
                 right.plot(*zip(*points, strict=True), style, color=colour, label=f"{kind}, {split.replace('_', ' ')}")
     right.set(title="exact match, test wordings, %", xlabel="step", ylim=(0, 100))
-    right.legend(frameon=False, fontsize=7)
+    right.legend(frameon=False, fontsize=7, loc="lower right")
     for axis in (left, middle, right):
         axis.grid(alpha=0.25)
         axis.spines["top"].set_visible(False)
