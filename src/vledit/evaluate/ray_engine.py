@@ -28,7 +28,7 @@ DEATHS = 5
 def import_ray() -> Any:
     """Raises: MissingDataError naming the extra where Ray is not installed."""
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDataError(
             "engine: Ray is not installed. Run `pip install 'vledit[ray]'`, or leave out --engine ray."
