@@ -26,6 +26,7 @@ TWIN = ROOT / "src" / "vledit" / "vlm" / "proven.json"
 NOT_RUN = {
     "CUDA and other accelerators": "there is no GPU here; `device=` and `device_map=` are parameters end to end",
     "8-bit and 4-bit bases": "not in this table; `tests/loading/` edits such a model on the CPU, where bitsandbytes is there",
+    "chunked prefill on Gemma 3 and PaliGemma": "they read the prompt in both directions, so it is ignored, with a warning",
     "published checkpoints": "too large to fetch here; the families' files hold their names, prompts, sites and sizes",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +14,12 @@ from ..errors import GateError, InputError, UnknownNameError
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .leaderboard import bar, failures, leaderboard, retention
 from .output import Json, console, emit, errors
-from .session import Device, Dtype, Model, open_model
+from .session import Device, DeviceMap, Dtype, Model, Quantization, open_model
 from .settings import parse_settings
 
 if TYPE_CHECKING:
     from ..data.case import EditCase
+    from ..editors.edited_model import EditedModel
     from ..evaluate.bootstrap import Estimate
     from ..evaluate.manifest import Variant
     from ..evaluate.plan import Plan
@@ -84,6 +85,8 @@ def bench(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
@@ -98,8 +101,9 @@ def bench(
     chosen = parse_variants(editors)
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
-    opened = partial(open_run, model, device, dtype, files, split, limit)
-    about = files.about(split)
+    load = partial(open_model, model, device, dtype, quantization, device_map)
+    opened = partial(open_run, load, files, split, limit)
+    about = files.about(split) | ({"quantization": quantization} if quantization else {})
     if engine == "ray":
         from ..evaluate.ray_engine import RayEngine, import_ray
 
@@ -166,11 +170,11 @@ def _run(
 
 
 def open_run(
-    model: str, device: str, dtype: str, benchmark: str | BenchmarkFiles, split: str, limit: int
+    load: Callable[[], EditedModel], benchmark: str | BenchmarkFiles, split: str, limit: int
 ) -> tuple[VLM, list[EditCase]]:
     """The model and the cases; what every worker of a run begins with."""
     cases = benchmark_cases(benchmark, split, limit)
-    return open_model(model, device, dtype).vlm, cases
+    return load().vlm, cases
 
 
 def parse_variants(text: str) -> list[Variant]:
@@ -231,6 +235,8 @@ def choose_alpha(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Choose α for a model on a few edits of the validation split, by HM (BalancEdit, Sec. 4.3)."""
@@ -242,9 +248,8 @@ def choose_alpha(
     cases = sample(
         benchmark_cases(files, "validation", 0), samples, seed
     )  # an unfit file is told before a model is loaded
-    records = single_records(
-        open_model(model, device, dtype).vlm, cases, [Variant("balancedit", "balancedit", settings)]
-    )
+    vlm = open_model(model, device, dtype, quantization, device_map).vlm
+    records = single_records(vlm, cases, [Variant("balancedit", "balancedit", settings)])
     best, by_alpha = choose(records)
     if json:
         emit({"alpha": best, "HM": by_alpha, "cases": [r["case"] for r in records]})
