@@ -8,7 +8,6 @@ gives the base's answer does not give another.)
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from ..data.case import EditCase
@@ -109,20 +108,3 @@ def _forcible(prepared: PreparedCase, row: int, answer: str) -> bool:
     except InputError:
         return False
     return True
-
-
-class Asker:
-    """Prepares cases, timing what it does.
-
-    Args:
-        layer: see `prepare`.
-    """
-
-    def __init__(self, vlm: VLM, layer: int, tokens: bool, cache: TrunkCache | None, guard: BaseGuard):
-        self.vlm, self.layer, self.tokens, self.cache, self.guard = vlm, layer, tokens, cache, guard
-
-    def __call__(self, case: EditCase) -> tuple[PreparedCase, float]:
-        """(the prepared case, seconds)."""
-        began = time.perf_counter()
-        prepared = prepare(self.vlm, case, self.layer, self.tokens, self.cache, self.guard)
-        return prepared, time.perf_counter() - began

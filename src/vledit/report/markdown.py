@@ -34,7 +34,6 @@ EXAMPLES = 20
 def write_markdown(runs: Sequence[Run], arms: Sequence[Arm], curves: Sequence[Curve], out: Path) -> Path:
     """Writes the report to `out`.  Returns: `out`."""
     write_atomic(out, markdown(runs, arms, curves).encode())
-    out.chmod(0o644)
     return out
 
 

@@ -34,5 +34,4 @@ def write_page(template: Path, out: Path, **values: Any) -> Path:
         lstrip_blocks=True,
     )
     write_atomic(out, environment.get_template(template.name).render(**values).encode())
-    out.chmod(0o644)  # a page is for reading, also by a web server
     return out
