@@ -15,7 +15,9 @@ from vledit.evaluate.asking import prepare
 from vledit.evaluate.checks import BaseChangedError, BaseGuard, LeakError, check_prompt_mask
 from vledit.evaluate.protocols import single
 from vledit.evaluate.runner import Plan, run
+from vledit.vlm import forest as forest_module
 from vledit.vlm.base import transformed
+from vledit.vlm.forest import Forest
 
 from .small import BALANCED, VARIANTS, case, content
 
@@ -116,14 +118,22 @@ def test_keys_that_see_the_answer_are_caught(any_vlm, monkeypatch):
         single(any_vlm, ready, BALANCED)
 
 
-def test_a_prompt_mask_that_holds_the_answer_is_caught(any_vlm, monkeypatch):
-    real = any_vlm.encode
+@pytest.mark.parametrize("shared_rows", [True, False])
+def test_a_prompt_mask_that_holds_the_answer_is_caught(any_vlm, monkeypatch, shared_rows):
+    """In trunks that are cut out of a forest, and in those of models whose prompts are run one by one."""
 
-    def marked(images, questions, answers=None):
-        encoded = real(images, questions, answers)
-        return replace(encoded, prompt_mask=encoded.prompt_mask | encoded.answer_mask)
+    def marking(real):
+        def marked(*given):
+            encoded = real(*given)
+            return replace(encoded, prompt_mask=encoded.prompt_mask | encoded.answer_mask)
 
-    monkeypatch.setattr(any_vlm, "encode", marked)
+        return marked
+
+    if shared_rows:
+        monkeypatch.setattr(Forest, "encoded", marking(Forest.encoded))
+    else:
+        monkeypatch.setattr(forest_module, "MASKED", ())
+        monkeypatch.setattr(any_vlm, "encode", marking(any_vlm.encode))
     with pytest.raises(CheckFailedError, match="does not end where that prompt ends"):
         prepare(any_vlm, case())
 

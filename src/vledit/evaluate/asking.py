@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..data.case import EditCase
 from ..vlm.base import VLM
 from .checks import BaseGuard, check_questions, check_routed_prompts
-from .prepared import MAX_NEW_TOKENS, PreparedCase
+from .prepared import PreparedCase
 
 if TYPE_CHECKING:
     from .trunk_cache import TrunkCache
@@ -56,11 +56,20 @@ def ask_base(prepared: PreparedCase) -> None:
     """Fills in base answers, base scores and trunks."""
     asked = prepared.asked
     locality = [row for row, one in enumerate(asked) if one.is_locality]
-    _known_answers(prepared, locality)
-    left = [row for row in locality if asked[row].base_answer is None]
-    _spoken_answers(prepared, left)
-    prepared.read_base_top()
+    told = {row: asked[row].probe.answer or "" for row in locality}
+    told = {row: answer for row, answer in told.items() if answer and _forcible(prepared, row, answer)}
     wanted = [row for row in range(len(asked)) if prepared.tokens or not asked[row].is_locality]
+    prepared.grow(
+        {
+            row: list(
+                dict.fromkeys([*([told[row]] if row in told else []), *([asked[row].target] if row in wanted else [])])
+            )
+            for row in range(len(asked))
+        }
+    )
+    _known_answers(prepared, told)
+    _spoken_answers(prepared, [row for row in locality if asked[row].base_answer is None])
+    prepared.read_base_top()
     for row, score in prepared.score_targets(wanted, [None] * len(wanted)).items():
         asked[row].base_new, asked[row].base_new_token = score.exact, score.token
     for row in locality:
@@ -68,34 +77,28 @@ def ask_base(prepared: PreparedCase) -> None:
             asked[row].base_new = asked[row].base_answer == asked[row].target
     # what is in neither kind has no trunk yet, but routing asks for its key
     prepared.need_targets([row for row in range(len(asked)) if row not in prepared.sames and row not in wanted])
+    prepared.fell()
 
 
-def _known_answers(prepared: PreparedCase, rows: list[int]) -> None:
-    """Where the base gives the data set's answer exactly, that is its answer."""
-    told = {row: prepared.asked[row].probe.answer or "" for row in rows}
-    answers = {row: answer for row, answer in told.items() if answer and _forcible(prepared, row, answer)}
-    prepared.run_trunks(prepared.sames, answers)
-    for some, logits, targets, places in prepared.sames.logits(prepared.vlm, list(answers), [None] * len(answers)):
+def _known_answers(prepared: PreparedCase, told: dict[int, str]) -> None:
+    """Where the base gives the data set's answer exactly, that is its answer.  `told`: row → that answer."""
+    prepared.run_trunks(prepared.sames, told)
+    for some, logits, targets, places in prepared.sames.logits(prepared.vlm, list(told), [None] * len(told)):
         right = (logits.float().argmax(-1) == targets).cpu()
         for place, row in enumerate(some):
             if bool(right[places == place].all()):
-                prepared.asked[row].base_answer = answers[row]
-    for row in answers:
+                prepared.asked[row].base_answer = told[row]
+    for row in told:
         if prepared.asked[row].base_answer is None:
             prepared.sames.discard(row)
 
 
 def _spoken_answers(prepared: PreparedCase, rows: list[int]) -> None:
     """The other answers are generated; prompt + answer then goes through the trunk."""
-    asked, vlm = prepared.asked, prepared.vlm
-    for some in prepared.chunks(rows):
-        texts = vlm.answer(
-            [prepared.picture(row) for row in some], [asked[row].probe.question for row in some], MAX_NEW_TOKENS
-        )
-        for row, text in zip(some, texts, strict=True):
-            asked[row].base_answer = text
+    spoken = prepared.speak(rows)
+    for row, text in spoken.items():
+        prepared.asked[row].base_answer = text
     # an answer that is empty, or holds what may not be typed, cannot be forced: it is generated again when it is scored
-    spoken = {row: asked[row].base_answer or "" for row in rows}
     prepared.run_trunks(prepared.sames, {row: text for row, text in spoken.items() if _forcible(prepared, row, text)})
 
 

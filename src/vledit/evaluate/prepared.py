@@ -19,7 +19,9 @@ from ..codebook import Query
 from ..data.case import EditCase, EditRequest, Probe
 from ..editors.balancedit import pool
 from ..vlm.base import VLM, Encoded, Site, Trunk, transformed
+from ..vlm.forest import Forest, UnpackableError
 from ..vlm.pictures import open_picture, picture_key
+from ..vlm.speaking import speak
 from .trunk_rows import Acting, TrunkRows
 
 RELIABILITY = "reliability"
@@ -81,7 +83,10 @@ class PreparedCase:
     targets: TrunkRows = field(default_factory=TrunkRows)
     sames: TrunkRows = field(default_factory=TrunkRows)
     base_top: dict[int, Tensor] = field(default_factory=dict)
-    _pictures: dict[int, Any] = field(default_factory=dict)
+    _pictures: dict[Any, Any] = field(default_factory=dict)
+    _forest: Forest | None = None
+    _rows: dict[int, int] = field(default_factory=dict)  # row → its place in the forest
+    _grown: dict[tuple[int, str], int] = field(default_factory=dict)  # (row, answer) → the answer's number there
     _keys: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -98,11 +103,14 @@ class PreparedCase:
         return len(self.asked)
 
     def picture(self, row: int) -> Any:
-        """The row's picture, opened when it is needed first; None for a question without one."""
+        """The row's picture, opened when it is needed first, once for all rows that have it; None where there is none."""
         image = self.asked[row].probe.image
-        if image is not None and row not in self._pictures:
-            self._pictures[row] = open_picture(image)
-        return self._pictures.get(row)
+        if image is None:
+            return None
+        key = _identity(image)
+        if key not in self._pictures:
+            self._pictures[key] = open_picture(image)
+        return self._pictures[key]
 
     @cached_property
     def request(self) -> EditRequest:
@@ -123,14 +131,66 @@ class PreparedCase:
         order = sorted(rows, key=lambda row: (self.asked[row].probe.image is None, length(row), row))
         return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
+    def grow(self, answers: Mapping[int, Sequence[str]]) -> None:
+        """Puts these rows' prompts, each with several answers, through the trunk with what they share run once.
+
+        What `run_trunks` and `speak` are asked for afterwards is then there already.  Nothing happens for models whose
+        prompts cannot share a row: theirs are run one by one.
+        """
+        rows = list(answers)
+        pictures, questions = [self.picture(row) for row in rows], [self.asked[row].probe.question for row in rows]
+        try:
+            self._forest = Forest.grow(
+                self.vlm, self.layer, pictures, questions, list(answers.values()), keep_cache=True
+            )
+        except UnpackableError:
+            self.fell()
+            return
+        self._rows = {row: place for place, row in enumerate(rows)}
+        self._grown = {(row, text): k for row, texts in answers.items() for k, text in enumerate(texts)}
+
+    def fell(self) -> None:
+        """Forgets what was grown: it is as large as all prompts together."""
+        self._forest, self._rows, self._grown = None, {}, {}
+
     def run_trunks(self, kind: TrunkRows, answers: Mapping[int, str]) -> None:
-        """Puts prompt + answer of these rows through the trunk."""
-        for some in self.chunks(list(answers), answers):
+        """Puts prompt + answer of these rows through the trunk, or takes them from what was grown."""
+        forest = self._forest
+        grown = [row for row, text in answers.items() if forest is not None and (row, text) in self._grown]
+        for some in self.chunks(grown, answers):
+            assert forest is not None
+            kind.add(forest.trunk([(self._rows[row], self._grown[row, answers[row]]) for row in some]), some)
+        rest = [row for row, text in answers.items() if (row, text) not in self._grown]
+        for some in self.chunks(rest, answers):
             questions = [self.asked[row].probe.question for row in some]
             pictures = [self.picture(row) for row in some]
             encoded = self.vlm.encode(pictures, questions, [answers[row] for row in some])
             trunk = self.vlm.trunk(encoded, self.layer)
             kind.add(replace(trunk, encoded=_without_pictures(encoded)), some)
+
+    def speak(self, rows: Sequence[int]) -> dict[int, str]:
+        """The base's greedy answers, from what was grown where that is possible."""
+        forest = self._forest
+        if forest is None:
+            return self._generate(rows)
+        try:
+            said = speak(forest, [self._rows[row] for row in rows], MAX_NEW_TOKENS)
+        except UnpackableError:
+            return self._generate(rows)
+        texts = {}
+        for row in rows:
+            one = said[self._rows[row]]
+            texts[row] = one.text
+            if forest.reads_as(self._rows[row], one.answer, one.text):
+                self._grown[row, one.text] = one.answer
+        return texts
+
+    def _generate(self, rows: Sequence[int]) -> dict[int, str]:
+        texts: dict[int, str] = {}
+        for some in self.chunks(rows):
+            pictures, questions = [self.picture(row) for row in some], [self.asked[row].probe.question for row in some]
+            texts |= dict(zip(some, self.vlm.answer(pictures, questions, MAX_NEW_TOKENS), strict=True))
+        return texts
 
     def need_targets(self, rows: Iterable[int]) -> None:
         """Makes sure that prompt + target has been run for these rows."""
@@ -142,10 +202,17 @@ class PreparedCase:
         """Ends the trunks at a lower layer: an edit's site lies below where they ended."""
         if layer >= self.layer:
             return
-        targets, sames = self.targets.rows(), self.sames.rows()
+        targets = {row: self.asked[row].target for row in self.targets.rows()}
+        sames = {row: self.asked[row].base_answer or "" for row in self.sames.rows()}
         self.layer, self.targets, self.sames, self._keys = layer, TrunkRows(), TrunkRows(), {}
-        self.need_targets(targets)
-        self.run_trunks(self.sames, {row: self.asked[row].base_answer or "" for row in sames})
+        wanted = {
+            row: list(dict.fromkeys(kind[row] for kind in (targets, sames) if row in kind))
+            for row in sorted({*targets, *sames})
+        }
+        self.grow(wanted)
+        self.run_trunks(self.targets, targets)
+        self.run_trunks(self.sames, sames)
+        self.fell()
 
     # --- scores -------------------------------------------------------------------------------------------------
 
@@ -283,6 +350,15 @@ def _without_pictures(encoded: Encoded) -> Encoded:
     """What the part above the trunk reads; the pixels are below it."""
     inputs = {name: value for name, value in encoded.model_inputs.items() if name not in encoded.picture_sizes}
     return replace(encoded, model_inputs=inputs, picture_sizes={})
+
+
+def _identity(image: object) -> Any:
+    """Equal for pictures that are the same; for those that cannot tell (opened ones), for the same object."""
+    try:
+        hash(image)
+    except TypeError:
+        return id(image)
+    return image
 
 
 def _key(image: object) -> str | None:

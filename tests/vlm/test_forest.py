@@ -1,0 +1,99 @@
+"""Prompts and answers that share a row come out as if each had a row of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vledit.vlm.forest import Forest, Tree, UnpackableError
+from vledit.vlm.picture_inputs import PictureInputs
+from vledit.vlm.prompts import Prompt
+from vledit.vlm.speaking import speak
+
+from .models import ANSWERS, FAMILIES, QUESTIONS, picture, tiny
+
+READ_BOTH_WAYS = ("gemma3", "paligemma", "paligemma2")
+PICTURE = picture(1)
+IMAGES = [PICTURE, PICTURE, None, picture(2), PICTURE]
+ASKED = [QUESTIONS[0], QUESTIONS[1], QUESTIONS[1], QUESTIONS[2], QUESTIONS[2]]
+TEXTS = [ANSWERS[: 1 + row % 3] for row in range(len(ASKED))]
+CHOSEN = [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
+CLOSE = 1e-5
+
+
+def away(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max() / one.abs().max())
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in READ_BOTH_WAYS])
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_a_cut_trunk_is_the_plain_one(family: str, layer: int) -> None:
+    vlm = tiny(family)
+    found = Forest.grow(vlm, layer, IMAGES, ASKED, TEXTS).trunk(CHOSEN)
+    encoded = vlm.encode(IMAGES, ASKED, [ANSWERS[answer] for _, answer in CHOSEN])
+    plain = vlm.trunk(encoded, layer)
+    tokens = encoded.attention_mask.bool()
+    assert torch.equal(found.encoded.input_ids, encoded.input_ids)
+    assert torch.equal(found.encoded.prompt_mask, encoded.prompt_mask)
+    assert away(plain.hidden[tokens], found.hidden[tokens]) < CLOSE
+    positions = encoded.predict_mask
+    assert away(vlm.head(plain, positions=positions), vlm.head(found, positions=positions)) < CLOSE
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in READ_BOTH_WAYS])
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_what_is_said_is_what_generate_says_and_stays_in_the_forest(family: str, layer: int) -> None:
+    vlm, rows = tiny(family), [0, 1, 2, 4]
+    forest = Forest.grow(vlm, layer, IMAGES, ASKED, TEXTS, keep_cache=True)
+    said = speak(forest, rows, 7)
+    images, questions = [IMAGES[row] for row in rows], [ASKED[row] for row in rows]
+    assert [said[row].text for row in rows] == vlm.answer(images, questions, 7)
+    found = forest.trunk([(row, said[row].answer) for row in rows])
+    pictures = [vlm.read_pictures(image, question) for image, question in zip(images, questions, strict=True)]
+    suffixes = [forest.suffixes[row][said[row].answer] for row in rows]
+    plain = vlm.trunk(vlm.assemble([forest.prompts[row] for row in rows], suffixes, pictures), layer)
+    tokens = plain.encoded.attention_mask.bool()
+    assert away(plain.hidden[tokens], found.hidden[tokens]) < CLOSE
+    positions = plain.encoded.predict_mask
+    assert away(vlm.head(plain, positions=positions), vlm.head(found, positions=positions)) < CLOSE
+
+
+@pytest.mark.parametrize("family", READ_BOTH_WAYS)
+def test_prompts_that_are_read_both_ways_do_not_share_a_row(family: str) -> None:
+    with pytest.raises(UnpackableError, match="causal"):
+        Forest.grow(tiny(family), -1, IMAGES, ASKED, TEXTS)
+
+
+def test_a_picture_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm, seen = tiny("pocket"), []
+    looked = vlm.model.get_image_features
+    monkeypatch.setattr(
+        vlm.model, "get_image_features", lambda **given: seen.append(len(given["pixel_values"])) or looked(**given)
+    )
+    Forest.grow(vlm, -1, IMAGES, ASKED, TEXTS)
+    assert sum(seen) == 2  # three rows have one, a fourth another
+
+
+def test_speaking_needs_keys_and_values() -> None:
+    forest = Forest.grow(tiny("pocket"), -1, IMAGES, ASKED, TEXTS)
+    with pytest.raises(UnpackableError, match="kept"):
+        speak(forest, [0], 4)
+
+
+def test_columns_of_a_tree_see_their_own_way_to_the_root() -> None:
+    def prompt(*ids: int) -> Prompt:
+        return Prompt("", list(ids), [False] * len(ids), [False] * len(ids), 0)
+
+    tree = Tree.of(PictureInputs(), {0: prompt(1, 2, 3), 1: prompt(1, 2, 4, 5)}, {0: [[6], [7, 8]], 1: [[9]]})
+    assert tree.ids == [1, 2, 3, 6, 7, 8, 4, 5, 9]
+    assert tree.depths == [0, 1, 2, 3, 3, 4, 2, 3, 4]
+    seen = {column: row.nonzero().flatten().tolist() for column, row in enumerate(tree.sees())}
+    assert seen[5] == [0, 1, 2, 4, 5]  # 8: behind 1 2 3 7, not behind 6
+    assert seen[8] == [0, 1, 6, 7, 8]  # 9: behind 1 2 4 5, not behind 3
+
+
+def test_prompts_that_are_equal_share_all_their_columns() -> None:
+    prompt = Prompt("", [1, 2], [False] * 2, [False] * 2, 0)
+    tree = Tree.of(PictureInputs(), {0: prompt, 1: prompt}, {0: [[3]], 1: [[4]]})
+    assert tree.ids == [1, 2, 3, 4]
+    assert tree.prompts == {0: [0, 1], 1: [0, 1]}
