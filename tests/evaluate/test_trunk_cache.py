@@ -9,6 +9,7 @@ import pytest
 
 from tests.vlm.models import build
 from vledit.errors import InputError
+from vledit.evaluate import prepared as prepared_module
 from vledit.evaluate.asking import prepare
 from vledit.evaluate.held import Held
 from vledit.evaluate.protocols import outcomes_of, single
