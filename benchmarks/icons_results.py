@@ -1,11 +1,11 @@
 """Everything in docs/results.md, from one command; an interrupted run goes on where it was.
 
-    .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 100] [--sequential 50]
+    .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 500] [--sequential 200]
 
 Chooses α on 40 edits of the validation split for each transformation (and says what fives of them would have chosen), scores
-BalancEdit (full, span) and the plain fine-tune of the same site on edits of the test split one at a time and 50 in sequence,
-draws the α curve, and times an edit against the plain way (benchmarks/edit_speed.py).  The test split is scored once,
-with what was chosen on validation.
+BalancEdit (full, span) and the plain fine-tune of the same site on edits of the test split, one at a time and in sequence
+(scored after 1, 10, 50 and 200 of them), draws the α curve, and times an edit against the plain way (benchmarks/edit_speed.py).
+The test split is scored once, with what was chosen on validation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from typing import Any
 
 import vledit
 from vledit.cli.bench import bar, benchmark_cases, sample, single_records
-from vledit.data.case import EditCase
 from vledit.evaluate.alpha import anchors_of, choose, curve
 from vledit.evaluate.manifest import Variant
-from vledit.evaluate.metrics import METRICS, Estimate, at_alpha, by_variant, estimates
+from vledit.evaluate.metrics import METRICS, Estimate, at_alpha, by_after, by_variant, estimates, last
 from vledit.evaluate.plan import Plan
 from vledit.evaluate.results import read_results
 from vledit.evaluate.runner import run
@@ -37,6 +36,10 @@ TITLES = {
     "ft": "plain fine-tune",
 }
 ROWS = [m.name for m in METRICS]
+PROBES = 10
+"""Most probes of each cell that are scored."""
+AT = (1, 10, 50, 200)
+"""After which numbers of edits in sequence is scored."""
 
 
 def variants(alphas: dict[str, float]) -> list[Variant]:
@@ -46,15 +49,6 @@ def variants(alphas: dict[str, float]) -> list[Variant]:
     return [*balanced, Variant("ft", "ft", {})]
 
 
-def trimmed(case: EditCase, most: int = 10) -> EditCase:
-    """The case with at most so many probes per cell."""
-    return replace(
-        case,
-        generality={cell: probes[:most] for cell, probes in case.generality.items()},
-        locality={cell: probes[:most] for cell, probes in case.locality.items()},
-    )
-
-
 def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
     """α of each transformation by HM on validation edits; kept, so that a resumed run does not choose again.
 
@@ -62,7 +56,7 @@ def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
     """
     if path.exists():
         return json.loads(path.read_text())
-    cases = [trimmed(case) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
+    cases = [case.trimmed(PROBES) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
     kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
     found = {}
     for kind, records in by_variant(single_records(vlm, cases, kinds)):
@@ -148,6 +142,14 @@ def before(records: list[dict[str, Any]]) -> dict[str, Estimate]:
     return estimates([replace(o, fired=False) for r in records for o in r["outcomes"]])
 
 
+def retention(records: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Estimate]]]:
+    """Variant → number of edits made → metrics of all edits made so far."""
+    return {
+        name: {n: estimates([o for r in some for o in r["outcomes"]]) for n, some in by_after(rows).items()}
+        for name, rows in by_variant(records)
+    }
+
+
 def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> str:
     head, single = read_results(runs / "single.jsonl")
     _, after_all = read_results(runs / "sequential.jsonl")
@@ -205,9 +207,20 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
             if round(alpha * 20) % 2 == 0:
                 lines.append(f"| {alpha:.1f} | " + " | ".join(str(points[alpha][n]) for n in names) + " |")
         lines.append("")
-    sequential = {name: estimates([o for r in rows for o in r["outcomes"]]) for name, rows in by_variant(after_all)}
-    lines += [f"## {options.sequential} edits in sequence, scored after all of them (Table 4)", ""]
+    sequential = {
+        name: estimates([o for r in rows for o in r["outcomes"]]) for name, rows in by_variant(last(after_all))
+    }
+    count = len({r["case"] for r in after_all})
+    lines += [f"## {count} edits in sequence, scored after all of them (Table 4)", ""]
     lines += [*table(sequential, ["HM", *ROWS]), ""]
+    lines += ["How it came to that: the same sequence, all edits made so far scored after N of them.", ""]
+    points = retention(after_all)
+    after = sorted(next(iter(points.values())))
+    for metric in ("HM", "reliability", "image_generality", "near_image_preserved", "random_image_preserved"):
+        lines += [f"| {metric} after | " + " | ".join(map(str, after)) + " |", "|---|" + "---|" * len(after)]
+        for name, found in points.items():
+            lines.append(f"| {TITLES[name]} | " + " | ".join(str(found[n][metric]) for n in after) + " |")
+        lines.append("")
     lines += ["## Seconds and bytes per edit", "", (runs / "edit_speed.md").read_text()]
     return "\n".join(lines)
 
@@ -215,20 +228,23 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "icons")
-    parser.add_argument("--edits", type=int, default=100)
-    parser.add_argument("--sequential", type=int, default=50)
+    parser.add_argument("--edits", type=int, default=500)
+    parser.add_argument("--sequential", type=int, default=AT[-1])
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 is twice as fast here as float32")
     options = parser.parse_args()
     vlm = vledit.load("pocket", dtype=options.dtype).vlm
     chosen = choose_alphas(vlm, options.runs / "alpha.json")
     methods = variants({kind: chosen[kind]["alpha"] for kind in ("full", "span")})
-    cases = [trimmed(case) for case in benchmark_cases("icons", "test", options.edits)]
+    cases = [case.trimmed(PROBES) for case in benchmark_cases("icons", "test", options.edits)]
     some = [cases[i * len(cases) // options.sequential] for i in range(min(options.sequential, len(cases)))]
     cache = TrunkCache(vlm)
+    points = tuple(sorted({*(n for n in AT if n < len(some)), len(some)}))
+    plans = {"single": Plan(texts=50), "sequential": Plan("sequential", at=points)}
     for protocol, asked in (("single", cases), ("sequential", some)):
         with bar() as progress:
-            task = progress.add_task(f"icons test, {protocol}", total=len(asked) * len(methods))
-            path, plan = options.runs / f"{protocol}.jsonl", Plan(protocol)
+            each = sum(points) if protocol == "sequential" else len(asked)
+            task = progress.add_task(f"icons test, {protocol}", total=each * len(methods))
+            path, plan = options.runs / f"{protocol}.jsonl", plans[protocol]
             run(
                 vlm,
                 asked,

@@ -16,7 +16,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +105,6 @@ def our_way(vlm: VLM, case: EditCase, clock: Clock, guard: BaseGuard, cache: Tru
     return found
 
 
-def trimmed(case: EditCase, most: int) -> EditCase:
-    """The case with at most so many probes of each cell; 0: all of them."""
-    if not most:
-        return case
-    kept = {
-        family: {cell: probes[:most] for cell, probes in getattr(case, family).items()}
-        for family in ("generality", "locality", "portability")
-    }
-    return replace(case, **kept)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=2)
@@ -130,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     vlm = vledit.load(options.model, dtype=options.dtype).vlm
     edits = icons.load_edits("test")
-    cases = [trimmed(edits[i * len(edits) // options.cases], options.probes) for i in range(options.cases)]
+    cases = [edits[i * len(edits) // options.cases].trimmed(options.probes) for i in range(options.cases)]
     warm_up = EditedModel(vlm)
     warm_up.edit(edits[-1].request, "balancedit", transformation="span", rephrase="supplied")  # what all edits share
     warm_up.answer(edits[-1].request.image, edits[-1].request.question)

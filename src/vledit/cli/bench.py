@@ -51,6 +51,7 @@ def bench(
     as_published: AsPublished = False,
     split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
+    probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 0,
     protocol: Annotated[
         str,
         typer.Option(
@@ -102,13 +103,13 @@ def bench(
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     load = partial(open_model, model, device, dtype, quantization, device_map)
-    opened = partial(open_run, load, files, split, limit)
+    opened = partial(open_run, load, files, split, limit, probes)
     about = files.about(split) | ({"quantization": quantization} if quantization else {})
     if engine == "ray":
         from ..evaluate.ray_engine import RayEngine, import_ray
 
         import_ray()
-        cases = benchmark_cases(files, split, limit)
+        cases = benchmark_cases(files, split, limit, probes)
         with RayEngine(
             opened, chosen, plan, workers, worker_cpus, worker_gpus, cache_gb, address=ray_address
         ) as spread:
@@ -170,10 +171,10 @@ def _run(
 
 
 def open_run(
-    load: Callable[[], EditedModel], benchmark: str | BenchmarkFiles, split: str, limit: int
+    load: Callable[[], EditedModel], benchmark: str | BenchmarkFiles, split: str, limit: int, probes: int = 0
 ) -> tuple[VLM, list[EditCase]]:
     """The model and the cases; what every worker of a run begins with."""
-    cases = benchmark_cases(benchmark, split, limit)
+    cases = benchmark_cases(benchmark, split, limit, probes)
     return load().vlm, cases
 
 
@@ -275,13 +276,15 @@ def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict
         return read_results(path)[1]
 
 
-def benchmark_cases(benchmark: str | BenchmarkFiles, split: str, limit: int) -> list[EditCase]:
-    """Edits of a split or of files, `limit` of them spread evenly.
+def benchmark_cases(benchmark: str | BenchmarkFiles, split: str, limit: int, probes: int = 0) -> list[EditCase]:
+    """Edits of a split or of files, `limit` of them spread evenly, each with at most `probes` probes a cell (0: all).
 
     Raises: UnknownNameError, InputError, MissingDataError; see `vledit.data.benchmarks.load`.
     """
+    if probes < 0:
+        raise InputError(f"probes: {probes} given; it must not be negative.")
     files = BenchmarkFiles(benchmark) if isinstance(benchmark, str) else benchmark
-    return files.cases(split, limit)
+    return [case.trimmed(probes) for case in files.cases(split, limit)]
 
 
 def sample(cases: list[Any], count: int, seed: int) -> list[Any]:

@@ -7,7 +7,7 @@ Pictures are held as `PictureRef`-like callables only at the edges; inside, a pi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -88,6 +88,14 @@ class EditCase:
     @property
     def id(self) -> str:
         return self.request.id
+
+    def trimmed(self, most: int) -> EditCase:
+        """The case with at most so many probes of each cell, the first ones; 0: all of them."""
+        if not most:
+            return self
+        families = ("generality", "locality", "portability")
+        kept = {name: {cell: probes[:most] for cell, probes in getattr(self, name).items()} for name in families}
+        return replace(self, **kept)
 
     def probes(self) -> Iterator[tuple[str, str, int, Probe]]:
         """Yields (family, cell, index, probe) over all cells, in a fixed order."""

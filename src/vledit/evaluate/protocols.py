@@ -112,7 +112,7 @@ def outcomes_of(
     Args:
         acting: per probe what would act on it, fired or not (None: nothing ever acts).
         routing: per probe why it fires or not.
-        texts: generate the free text of every probe that fires.
+        texts: generate the free text of every probe that fires and says neither the target nor what the base says.
     """
     asked = prepared.asked
     rows = [row for row in range(len(asked)) if acting[row] is not None]
@@ -129,7 +129,8 @@ def outcomes_of(
         else:
             same_score = same.get(row)
             new_score = new.get(row, Score(one.base_new, math.nan))  # the same answer as before, so as new as before
-        written = texts and routed.fired
+        known = new_score.exact or (same_score is not None and same_score.exact)
+        written = texts and routed.fired and not known  # else its text is the target's, or the base's
         found.append(
             Outcome(
                 case=prepared.case.id,
