@@ -4,7 +4,8 @@
 
 Chooses α on 40 edits of the validation split for each transformation (and says what fives of them would have chosen), scores
 BalancEdit (full, span) and the plain fine-tune of the same site on edits of the test split, one at a time and in sequence
-(scored after 1, 10, 50 and 200 of them), draws the α curve, and times an edit against the plain way (benchmarks/edit_speed.py).
+(scored after 1, 10, 50 and 200 of them), draws the α curve, and times edits and probes against the plain ways (edit_speed.py,
+probe_speed.py).
 The test split is scored once, with what was chosen on validation.
 """
 
@@ -36,8 +37,10 @@ TITLES = {
     "ft": "plain fine-tune",
 }
 ROWS = [m.name for m in METRICS]
-PROBES = 10
-"""Most probes of each cell that are scored."""
+SPEED = {"edit_speed": "Seconds and bytes per edit", "probe_speed": "Probes per second"}
+"""Other benchmarks of this folder that the page shows, with their headings."""
+PROBES, ALPHA_PROBES = 6, 10
+"""Most probes of each cell that are scored: on test edits, and where α is chosen."""
 AT = (1, 10, 50, 200)
 """After which numbers of edits in sequence is scored."""
 
@@ -56,7 +59,7 @@ def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
     """
     if path.exists():
         return json.loads(path.read_text())
-    cases = [case.trimmed(PROBES) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
+    cases = [case.trimmed(ALPHA_PROBES) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
     kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
     found = {}
     for kind, records in by_variant(single_records(vlm, cases, kinds)):
@@ -221,8 +224,17 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         for name, found in points.items():
             lines.append(f"| {TITLES[name]} | " + " | ".join(str(found[n][metric]) for n in after) + " |")
         lines.append("")
-    lines += ["## Seconds and bytes per edit", "", (runs / "edit_speed.md").read_text()]
+    for name, title in SPEED.items():
+        lines += [f"## {title}", "", (runs / f"{name}.md").read_text()]
     return "\n".join(lines)
+
+
+def measure(name: str, runs: Path) -> None:
+    """Runs a benchmark of this folder in a process of its own and keeps its table; one that is there is not made again."""
+    kept = runs / f"{name}.md"
+    if not kept.exists():
+        script = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(runs / f"{name}.json")]
+        kept.write_text(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -256,15 +268,8 @@ def main() -> None:
                 benchmark="icons",
                 split="test",
             )
-    speed = options.runs / "edit_speed.md"
-    if not speed.exists():
-        script = [
-            sys.executable,
-            str(ROOT / "benchmarks" / "edit_speed.py"),
-            "--json",
-            str(options.runs / "edit_speed.json"),
-        ]
-        speed.write_text(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
+    for name in SPEED:
+        measure(name, options.runs)
     (ROOT / "docs" / "results.md").write_text(report(options.runs, chosen, options))
 
 

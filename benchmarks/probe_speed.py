@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import vledit
 from vledit.data import icons
 from vledit.data.case import EditCase
@@ -133,11 +131,11 @@ def main() -> None:
             for name, (cache, tokens) in ways.items():
                 verdicts[name] |= our_way(vlm, case, clocks[name], guard, cache, tokens)
             verdicts["plain loop"] |= plain_loop(vlm, case, clocks["plain loop"])
-    report(clocks, verdicts, len(cases), options.clock, options.json)
+    report(clocks, verdicts, len(cases), options.clock, options.dtype, options.json)
 
 
 def report(
-    clocks: dict[str, Clock], verdicts: dict[str, Verdicts], cases: int, clock_name: str, path: Path | None
+    clocks: dict[str, Clock], verdicts: dict[str, Verdicts], cases: int, clock_name: str, dtype: str, path: Path | None
 ) -> None:
     """Prints the table, writes the JSON."""
     plain = verdicts["plain loop"]
@@ -171,7 +169,11 @@ def report(
         path.write_text(
             json.dumps({"rows": rows, "cases": cases, "probes": count, "clock": clock_name, **environment()}, indent=1)
         )
-    print(f"\n{torch.get_num_threads()} threads, {clock_name} time")
+    for name, found in verdicts.items():
+        for key in [key for key, value in plain.items() if found[key] != value][:8]:
+            print(f"\n{name}, other verdict: {' / '.join(map(str, key))}: {found[key]} instead of {plain[key]}")
+    about = environment()
+    print(f"\n{about['date']}, {about['machine']}, {dtype}, {clock_name} time")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.setenv("VLEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("pocket")))
-    monkeypatch.setattr(bench, "benchmark_cases", lambda *_: [case(i) for i in range(3)])
+    made = [case(i) for i in range(3)]
+    monkeypatch.setattr(
+        bench, "benchmark_cases", lambda _files, _split, _limit, probes=0: [c.trimmed(probes) for c in made]
+    )
 
     def run(*arguments: object) -> Ran:
         result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
@@ -75,6 +78,15 @@ def test_json_and_resume(cli):
     other = cli("bench", "--editors", SECOND)
     assert other.code == 2
     assert "variants (now" in other.err
+
+
+def test_probes_of_a_cell_can_be_limited(cli):
+    assert cli("bench", "--editors", SECOND, "--probes", 1, "--batch-tokens", 64).code == 0
+    head, _ = read_results(Path("results.jsonl"))
+    places = [(probe["family"], probe["cell"], probe["index"]) for probe in head["bases"]["case-0"]["probes"]]
+    assert len(places) == len({place[:2] for place in places}) == 6
+    assert all(index == 0 for _, _, index in places)
+    assert "cases_hash (now" in cli("bench", "--editors", SECOND).err  # more is asked now: another run
 
 
 def test_the_gate_decides_the_exit_code(cli):
@@ -117,6 +129,7 @@ def test_compare(cli):
     [
         (("--protocol", "sequental"), "Did you mean 'sequential'"),
         (("--protocol", "sequential", "--at", "1,x"), "whole numbers"),
+        (("--batch-tokens", 0), "batch-tokens: 0"),
         (("--protocol", "sequential", "--at", "1,50"), "50 edits asked for"),
         (("--engine", "rey"), "Did you mean 'ray'"),
         (("--editors", "balancdit"), "Did you mean 'balancedit'"),

@@ -76,6 +76,9 @@ def bench(
     cache_gb: Annotated[
         float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
     ] = 8.0,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Tokens that go through the frozen part of the model together; a GPU takes more.")
+    ] = 1024,
     engine: Annotated[
         str, typer.Option(help="local, or ray: spread over workers (pip install 'vledit[ray]').")
     ] = "local",
@@ -103,7 +106,9 @@ def bench(
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     load = partial(open_model, model, device, dtype, quantization, device_map)
-    opened = partial(open_run, load, files, split, limit, probes)
+    if batch_tokens < 1:
+        raise InputError(f"batch-tokens: {batch_tokens} given; at least 1 is needed.")
+    opened = partial(open_run, load, files, split, limit, probes, batch_tokens)
     about = files.about(split) | ({"quantization": quantization} if quantization else {})
     if engine == "ray":
         from ..evaluate.ray_engine import RayEngine, import_ray
@@ -171,11 +176,18 @@ def _run(
 
 
 def open_run(
-    load: Callable[[], EditedModel], benchmark: str | BenchmarkFiles, split: str, limit: int, probes: int = 0
+    load: Callable[[], EditedModel],
+    benchmark: str | BenchmarkFiles,
+    split: str,
+    limit: int,
+    probes: int = 0,
+    batch_tokens: int = 1024,
 ) -> tuple[VLM, list[EditCase]]:
     """The model and the cases; what every worker of a run begins with."""
     cases = benchmark_cases(benchmark, split, limit, probes)
-    return load().vlm, cases
+    vlm = load().vlm
+    vlm.batch_tokens = batch_tokens
+    return vlm, cases
 
 
 def parse_variants(text: str) -> list[Variant]:

@@ -86,7 +86,16 @@ class TrunkCache:
         prompts = [vlm.prompt("?", image).ids for image in (True, False)]
         versions = [torch.__version__, transformers.__version__]
         kind = [vlm.fingerprint, str(vlm.dtype), vlm.device.type]
-        return [FORMAT, BATCH, MAX_NEW_TOKENS, *kind, *versions, prompts, json.dumps(seen, sort_keys=True, default=str)]
+        return [
+            FORMAT,
+            BATCH,
+            vlm.batch_tokens,
+            MAX_NEW_TOKENS,
+            *kind,
+            *versions,
+            prompts,
+            json.dumps(seen, sort_keys=True, default=str),
+        ]
 
     def path(self, prepared: PreparedCase) -> Path:
         """Where the case is kept, whether it is there or not."""

@@ -48,9 +48,14 @@ class VLM:
         name: for reports.
         max_answer_tokens: longer answers (end token included) are refused, and greedy answers are cut there.
 
+    Attributes:
+        batch_tokens: how many tokens go through the trunk together where many prompts are run (`forest`); a GPU takes more.
+
     Raises:
         InputError: processor and model do not fit together.
     """
+
+    batch_tokens: int = 1024
 
     def __init__(
         self, model: nn.Module, processor: Any, family: Family, name: str | None = None, max_answer_tokens: int = 64

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 MASKED = ("sdpa", "eager")
 """Attention implementations that take a mask of any form, as truth values and as numbers to add."""
-TOKENS = 1024
-"""Tokens that go through the trunk together."""
 COLUMNS = 512
 """Most tokens of one tree beyond what its prompts share; a larger one is cut into several."""
 
@@ -181,7 +179,7 @@ class Forest:
         ]
         forest = cls(vlm, vlm.resolve_site(f"{layer}.mlp.out").layer, prompts, suffixes)
         trees = forest._trees(images, pictures)
-        for some in _batches(trees):
+        for some in _batches(trees, vlm.batch_tokens):
             forest._run(some, keep_cache)
         return forest
 
@@ -305,13 +303,13 @@ def _equal(one: Any, other: Any) -> bool:
     )
 
 
-def _batches(trees: list[Tree]) -> list[list[Tree]]:
-    """Trees of like length together, at most `TOKENS` tokens with what is filled up; pictures apart from text."""
+def _batches(trees: list[Tree], most: int) -> list[list[Tree]]:
+    """Trees of like length together, at most so many tokens with what is filled up; pictures apart from text."""
     found: list[list[Tree]] = []
     for tree in sorted(trees, key=lambda t: (not t.pictures.inputs, len(t))):
         last = found[-1] if found else None
         alike = last is not None and bool(last[0].pictures.inputs) == bool(tree.pictures.inputs)
-        if last is not None and alike and (len(last) + 1) * len(tree) <= TOKENS:
+        if last is not None and alike and (len(last) + 1) * len(tree) <= most:
             last.append(tree)
         else:
             found.append([tree])
