@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vledit.vlm.forest import Forest, Tree, UnpackableError
+from vledit.vlm.columns import UnpackableError
+from vledit.vlm.forest import Forest
 from vledit.vlm.picture_inputs import PictureInputs
 from vledit.vlm.prompts import Prompt
 from vledit.vlm.speaking import speak
+from vledit.vlm.tree import Tree
 
 from .models import ANSWERS, FAMILIES, QUESTIONS, picture, tiny
 

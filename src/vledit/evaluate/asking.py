@@ -77,7 +77,7 @@ def ask_base(prepared: PreparedCase) -> None:
             asked[row].base_new = asked[row].base_answer == asked[row].target
     # what is in neither kind has no trunk yet, but routing asks for its key
     prepared.need_targets([row for row in range(len(asked)) if row not in prepared.sames and row not in wanted])
-    prepared.fell()
+    prepared.drop_forest()
 
 
 def _known_answers(prepared: PreparedCase, told: dict[int, str]) -> None:

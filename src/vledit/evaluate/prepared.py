@@ -19,7 +19,8 @@ from ..codebook import Query
 from ..data.case import EditCase, EditRequest, Probe
 from ..editors.balancedit import pool
 from ..vlm.base import VLM, Encoded, Site, Trunk, transformed
-from ..vlm.forest import Forest, UnpackableError
+from ..vlm.columns import UnpackableError
+from ..vlm.forest import Forest
 from ..vlm.pictures import open_picture, picture_key
 from ..vlm.speaking import speak
 from .trunk_rows import Acting, TrunkRows
@@ -144,12 +145,12 @@ class PreparedCase:
                 self.vlm, self.layer, pictures, questions, list(answers.values()), keep_cache=True
             )
         except UnpackableError:
-            self.fell()
+            self.drop_forest()
             return
         self._rows = {row: place for place, row in enumerate(rows)}
         self._grown = {(row, text): k for row, texts in answers.items() for k, text in enumerate(texts)}
 
-    def fell(self) -> None:
+    def drop_forest(self) -> None:
         """Forgets what was grown: it is as large as all prompts together."""
         self._forest, self._rows, self._grown = None, {}, {}
 
@@ -212,7 +213,7 @@ class PreparedCase:
         self.grow(wanted)
         self.run_trunks(self.targets, targets)
         self.run_trunks(self.sames, sames)
-        self.fell()
+        self.drop_forest()
 
     # --- scores -------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .columns import CACHE, Cut, Grown, Masks, Piece, UnpackableError
 from .encoded import Encoded, LayerCall
-from .forest import CACHE, Cut, Forest, Grown, Masks, Piece, UnpackableError, run_layer
+from .forest import Forest, run_layer
 from .picture_inputs import PictureInputs
 from .prompts import Prompt
 
