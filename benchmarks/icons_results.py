@@ -22,6 +22,7 @@ from typing import Any
 import vledit
 from vledit.cli.bench import bar, benchmark_cases, sample, single_records
 from vledit.evaluate.alpha import anchors_of, choose, curve
+from vledit.evaluate.compare import compare
 from vledit.evaluate.manifest import Variant
 from vledit.evaluate.metrics import METRICS, Estimate, at_alpha, by_after, by_variant, estimates, last
 from vledit.evaluate.plan import Plan
@@ -39,6 +40,11 @@ TITLES = {
 ROWS = [m.name for m in METRICS]
 SPEED = {"edit_speed": "Seconds and bytes per edit", "probe_speed": "Probes per second"}
 """Other benchmarks of this folder that the page shows, with their headings."""
+PAIRS = (("ft", "full"), ("ft", "span"), ("full", "span"))
+COMPARED = (
+    *("HM", "text_generality", "image_generality", "near_image_preserved", "text_preserved"),
+    *("random_image_preserved", "other_question_preserved"),
+)
 PROBES, ALPHA_PROBES = 6, 10
 """Most probes of each cell that are scored: on test edits, and where α is chosen."""
 AT = (1, 10, 50, 200)
@@ -153,6 +159,21 @@ def retention(records: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Es
     }
 
 
+def differences(records: list[dict[str, Any]]) -> list[str]:
+    """Paired bootstrap over the edits, as `vledit compare` makes it, of `PAIRS`."""
+    groups = dict(by_variant(last(records)))
+    lines = ["| metric | " + " | ".join(f"{TITLES[b]} less {TITLES[a]}" for a, b in PAIRS) + " |", "|---|---|---|---|"]
+    found = [{d.metric: d for d in compare((a, groups[a]), (b, groups[b])).differences} for a, b in PAIRS]
+    for metric in COMPARED:
+        row = [one[metric] for one in found]
+        cells = [
+            f"{100 * d.difference:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]{' *' if d.significant else ''}"
+            for d in row
+        ]
+        lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+    return [*lines, "", "\\* zero lies outside the interval.", ""]
+
+
 def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> str:
     head, single = read_results(runs / "single.jsonl")
     _, after_all = read_results(runs / "sequential.jsonl")
@@ -170,7 +191,8 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         "",
         "All figures are % with bootstrap 95 % intervals over edits: exact match of the greedy answer, end included, unless the "
         "name says `token`. `preserved`: the edited model answers as the base did. `not_edited_answer`: it does not answer "
-        "the new answer. HM: harmonic mean of text generality, image generality and near_image_preserved.",
+        "the new answer. HM: harmonic mean of text generality, image generality and near_image_preserved. "
+        f"At most {PROBES} probes of each cell were scored ({ALPHA_PROBES} where α was chosen).",
         "",
         f"## α, chosen on {chosen['full']['samples']} validation edits",
         "",
@@ -184,6 +206,7 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
         )
     columns = {"base (no edit)": before(groups["full"]), **scores}
     lines += ["", f"## One edit at a time, {count} test edits", "", *table(columns, ["HM", *ROWS]), ""]
+    lines += ["Which differences are more than chance:", "", *differences(single)]
     failed = {name: [r for r in rows if r["error"]] for name, rows in groups.items()}
     for name, rows in failed.items():
         if rows:
@@ -216,6 +239,7 @@ def report(runs: Path, chosen: dict[str, Any], options: argparse.Namespace) -> s
     count = len({r["case"] for r in after_all})
     lines += [f"## {count} edits in sequence, scored after all of them (Table 4)", ""]
     lines += [*table(sequential, ["HM", *ROWS]), ""]
+    lines += ["Which differences are more than chance:", "", *differences(after_all)]
     lines += ["How it came to that: the same sequence, all edits made so far scored after N of them.", ""]
     points = retention(after_all)
     after = sorted(next(iter(points.values())))
