@@ -21,6 +21,7 @@ ASKED = [QUESTIONS[0], QUESTIONS[1], QUESTIONS[1], QUESTIONS[2], QUESTIONS[2]]
 TEXTS = [ANSWERS[: 1 + row % 3] for row in range(len(ASKED))]
 CHOSEN = [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
 CLOSE = 1e-5
+KEPT = 10**9
 
 
 def away(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -46,7 +47,7 @@ def test_a_cut_trunk_is_the_plain_one(family: str, layer: int) -> None:
 @pytest.mark.parametrize("layer", [0, 1, -1])
 def test_what_is_said_is_what_generate_says_and_stays_in_the_forest(family: str, layer: int) -> None:
     vlm, rows = tiny(family), [0, 1, 2, 4]
-    forest = Forest.grow(vlm, layer, IMAGES, ASKED, TEXTS, keep_cache=True)
+    forest = Forest.grow(vlm, layer, IMAGES, ASKED, TEXTS, keep_bytes=KEPT)
     said = speak(forest, rows, 7)
     images, questions = [IMAGES[row] for row in rows], [ASKED[row] for row in rows]
     assert [said[row].text for row in rows] == vlm.answer(images, questions, 7)
@@ -76,10 +77,18 @@ def test_a_picture_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) 
     assert sum(seen) == 2  # three rows have one, a fourth another
 
 
-def test_speaking_needs_keys_and_values() -> None:
-    forest = Forest.grow(tiny("pocket"), -1, IMAGES, ASKED, TEXTS)
+def test_keys_and_values_are_kept_as_far_as_they_may() -> None:
+    vlm = tiny("pocket")
+    whole = Forest.grow(vlm, -1, IMAGES, ASKED, TEXTS, KEPT)
+    assert all(whole.remembers(row) for row in range(len(ASKED)))
+    some = Forest.grow(vlm, -1, IMAGES, ASKED, TEXTS, whole.kept - 1)
+    remembered = [row for row in range(len(ASKED)) if some.remembers(row)]
+    assert 0 < len(remembered) < len(ASKED)
+    assert speak(some, remembered, 4).keys() == set(remembered)
+    forgotten = next(row for row in range(len(ASKED)) if row not in remembered)
     with pytest.raises(UnpackableError, match="kept"):
-        speak(forest, [0], 4)
+        speak(some, [forgotten], 4)
+    assert not Forest.grow(vlm, -1, IMAGES, ASKED, TEXTS).remembers(0)
 
 
 def test_columns_of_a_tree_see_their_own_way_to_the_root() -> None:

@@ -29,6 +29,8 @@ RELIABILITY = "reliability"
 MAX_NEW_TOKENS = 16
 BATCH = 16
 """Rows of like length that go through the trunk together."""
+KEPT_BYTES = 2_000_000_000
+"""Most that keys and values of a case's prompts may take until the base has answered: they are large in large models."""
 TOP = 10
 
 
@@ -142,7 +144,7 @@ class PreparedCase:
         pictures, questions = [self.picture(row) for row in rows], [self.asked[row].probe.question for row in rows]
         try:
             self._forest = Forest.grow(
-                self.vlm, self.layer, pictures, questions, list(answers.values()), keep_cache=True
+                self.vlm, self.layer, pictures, questions, list(answers.values()), keep_bytes=KEPT_BYTES
             )
         except UnpackableError:
             self.drop_forest()
@@ -174,12 +176,13 @@ class PreparedCase:
         forest = self._forest
         if forest is None:
             return self._generate(rows)
+        known = [row for row in rows if forest.remembers(self._rows[row])]
         try:
-            said = speak(forest, [self._rows[row] for row in rows], MAX_NEW_TOKENS)
-        except UnpackableError:
+            said = speak(forest, [self._rows[row] for row in known], MAX_NEW_TOKENS)
+        except UnpackableError:  # this model's layers are called otherwise when a token comes alone
             return self._generate(rows)
-        texts = {}
-        for row in rows:
+        texts = self._generate([row for row in rows if row not in known])
+        for row in known:
             one = said[self._rows[row]]
             texts[row] = one.text
             if forest.reads_as(self._rows[row], one.answer, one.text):

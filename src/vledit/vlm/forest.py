@@ -43,6 +43,7 @@ class Forest:
         self.vlm, self.layer = vlm, layer
         self.prompts, self.suffixes = list(prompts), [list(answers) for answers in suffixes]
         self.ways: dict[tuple[int, int | None], Way] = {}
+        self.kept = 0  # bytes of keys and values
 
     @classmethod
     def grow(
@@ -52,14 +53,15 @@ class Forest:
         images: Sequence[object],
         questions: Sequence[str],
         answers: Sequence[Sequence[str]],
-        keep_cache: bool = False,
+        keep_bytes: int = 0,
     ) -> Forest:
         """Runs prompts and answers through everything below decoder layer `layer`, without gradient.
 
         Args:
             images: per prompt its picture(s) or None; the same object stands for the same picture.
             answers: per prompt the answers that are forced behind it; none: the prompt alone.
-            keep_cache: keep keys and values, so that `speaking.speak` can go on from the prompts.
+            keep_bytes: how many bytes of keys and values to keep, so that `speaking.speak` can go on from the prompts; those
+                of prompts that are run once these are full are given up (`remembers`).
 
         Raises:
             UnpackableError: this model's prompts cannot share a row.
@@ -76,7 +78,7 @@ class Forest:
         forest = cls(vlm, vlm.resolve_site(f"{layer}.mlp.out").layer, prompts, suffixes)
         trees = forest._trees(images, pictures)
         for some in _batches(trees, vlm.batch_tokens):
-            forest._run(some, keep_cache)
+            forest._run(some, keep_bytes)
         return forest
 
     # --- laying out ---------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ class Forest:
         size = sum(len(self.prompts[n].ids) - shared + sum(map(len, self.suffixes[n])) for n in [*group, number])
         return same and not any(self.prompts[number].visual[shared:]) and size <= COLUMNS
 
-    def _run(self, trees: list[Tree], keep_cache: bool) -> None:
+    def _run(self, trees: list[Tree], keep_bytes: int) -> None:
         vlm = self.vlm
         with torch.inference_mode(False), torch.no_grad():
             encoded, starts = self._encode(trees)
@@ -116,11 +118,15 @@ class Forest:
             for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
                 seen[row, start:, start:] = tree.sees()
             calls = Masks(encoded, seen.to(vlm.device), vlm).put_in(trunk.calls)
-            cache = _new_cache(vlm, calls) if keep_cache else None
+            cache = _new_cache(vlm, calls) if self.kept < keep_bytes else None
             with vlm.lock:
                 hidden = trunk.hidden
                 for index in range(self.layer):
                     hidden = run_layer(vlm, index, hidden, calls[index], cache)
+        if cache is not None:
+            size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+            cache = cache if self.kept + size <= keep_bytes else None
+            self.kept += size
         grown = Grown(hidden, calls[self.layer :], encoded.model_inputs["position_ids"], cache)
         for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
             for number, columns in tree.prompts.items():
@@ -166,6 +172,10 @@ class Forest:
             return self.vlm._prompter.answer(self.prompts[row], text) == self.suffixes[row][answer]
         except InputError:  # empty, or holds what may not be typed
             return False
+
+    def remembers(self, row: int) -> bool:
+        """Whether the keys and values of a prompt were kept, so that it can be gone on from."""
+        return all(piece.batch.cache is not None for piece in self.ways[row, None])
 
     def add(self, row: int, suffix: list[int], piece: Piece) -> int:
         """One more answer behind a prompt, which has been through the trunk elsewhere; returns its number."""

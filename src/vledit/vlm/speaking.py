@@ -36,7 +36,7 @@ def speak(forest: Forest, rows: Sequence[int], max_new_tokens: int) -> dict[int,
     """Greedy answers to these prompts, cut after `max_new_tokens`.
 
     Raises:
-        UnpackableError: the forest was grown without `keep_cache`, or the layers take no cache.
+        UnpackableError: the forest does not remember one of them.
     """
     if not rows:
         return {}
@@ -49,7 +49,7 @@ class _Speaker:
         self.forest, self.vlm, self.rows = forest, forest.vlm, list(rows)
         chosen = [(row, None) for row in rows]
         ways = [forest.ways[one] for one in chosen]
-        if any(piece.batch.cache is None for way in ways for piece in way):
+        if not all(map(forest.remembers, rows)):
             raise UnpackableError("keys and values of the prompts were not kept.")
         encoded = forest.encoded(chosen)
         cut = Cut(encoded, ways, self.vlm)
