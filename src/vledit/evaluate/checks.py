@@ -181,12 +181,12 @@ def check_routed_prompts(prepared: PreparedCase) -> None:
 def check_routed_key(prepared: PreparedCase, query: Query) -> None:
     """The key that a router is given is the one that a request brings, which has no answer yet.
 
-    One probe of the case, drawn by its id, is encoded again without any answer and its key compared.  That also tells
-    whether trunks that were kept on disk are this model's.
+    One probe of the case, drawn by its id, is encoded again without any answer and its key compared, once per case: keys are
+    read once and shared by all editors.  That also tells whether trunks that were kept on disk are this model's.
 
     Raises: CheckFailedError.
     """
-    if query.prompt != "full":
+    if query.prompt != "full" or query in prepared.checked:
         return
     vlm = prepared.vlm
     row = int(hashlib.sha256(prepared.case.id.encode()).hexdigest(), 16) % len(prepared)
@@ -195,14 +195,14 @@ def check_routed_key(prepared: PreparedCase, query: Query) -> None:
     tokens = "mean" if query.key_tokens == "prompt+answer" else query.key_tokens
     alone = pool(vlm.site_input(vlm.trunk(encoded, site.layer), site), encoded, tokens)[0]
     given = prepared.keys(query)[row]
-    if bool(alone.isnan().all()) and bool(given.isnan().all()):
-        return
     away = float((given - alone).norm() / alone.norm().clamp(min=1e-12))
-    if not away <= TOLERANCE.get(vlm.dtype, LOOSE):
+    without = bool(alone.isnan().all()) and bool(given.isnan().all())
+    if not without and not away <= TOLERANCE.get(vlm.dtype, LOOSE):
         raise CheckFailedError(
             f"routing: the key of probe {row} of '{prepared.case.id}' is {away:.3g} (relative) away from that of its prompt "
             "alone; keys have to be read from the prompt, without the answer."
         )
+    prepared.checked.add(query)
 
 
 def _batches(prepared: PreparedCase) -> Iterator[tuple[Any, list[int], list[int]]]:

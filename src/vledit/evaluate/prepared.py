@@ -76,6 +76,7 @@ class PreparedCase:
         base_top: row → (n, 10) int64, the base's likeliest tokens at the positions that predict its own answer, as far as it
             was generated. Rows without it (the answer is empty, or spelled otherwise when it is read again) cannot be told
             by teacher forcing and are generated.
+        checked: of which keys it has been checked that they are those of the prompts alone (`checks.check_routed_key`).
     """
 
     vlm: VLM
@@ -86,6 +87,7 @@ class PreparedCase:
     targets: TrunkRows = field(default_factory=TrunkRows)
     sames: TrunkRows = field(default_factory=TrunkRows)
     base_top: dict[int, Tensor] = field(default_factory=dict)
+    checked: set[Query] = field(default_factory=set)
     _pictures: dict[Any, Any] = field(default_factory=dict)
     _forest: Forest | None = None
     _rows: dict[int, int] = field(default_factory=dict)  # row → its place in the forest
@@ -208,7 +210,7 @@ class PreparedCase:
             return
         targets = {row: self.asked[row].target for row in self.targets.rows()}
         sames = {row: self.asked[row].base_answer or "" for row in self.sames.rows()}
-        self.layer, self.targets, self.sames, self._keys = layer, TrunkRows(), TrunkRows(), {}
+        self.layer, self.targets, self.sames, self._keys, self.checked = layer, TrunkRows(), TrunkRows(), {}, set()
         wanted = {
             row: list(dict.fromkeys(kind[row] for kind in (targets, sames) if row in kind))
             for row in sorted({*targets, *sames})
