@@ -118,7 +118,7 @@ class Forest:
             for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
                 seen[row, start:, start:] = tree.sees()
             calls = Masks(encoded, seen.to(vlm.device), vlm).put_in(trunk.calls)
-            cache = _new_cache(vlm, calls) if self.kept < keep_bytes else None
+            cache = _new_cache(calls) if self.kept < keep_bytes else None
             with vlm.lock:
                 hidden = trunk.hidden
                 for index in range(self.layer):
@@ -192,7 +192,7 @@ def run_layer(vlm: VLM, index: int, hidden: Tensor, call: LayerCall, cache: Any 
     return hidden if call.added is None else hidden + call.added
 
 
-def _new_cache(vlm: VLM, calls: list[LayerCall]) -> Any:
+def _new_cache(calls: list[LayerCall]) -> Any:
     from transformers import DynamicCache
 
     if any(CACHE not in call.inputs for call in calls):

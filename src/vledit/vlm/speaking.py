@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from .encoded import Encoded, LayerCall
 from .forest import Forest, run_layer
 from .picture_inputs import PictureInputs
 from .prompts import Prompt
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

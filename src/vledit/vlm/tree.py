@@ -20,11 +20,9 @@ class Tree:
         ids, parents: per column its token, and the column before it on the way to the root (-1: none).
         depths: per column how many tokens are before it on that way.
         prompts: per prompt its columns; suffixes: (prompt, number of the answer) → columns of the answer.
-        fixed: how many leading columns all prompts share.
     """
 
     pictures: PictureInputs
-    fixed: int
     ids: list[int]
     visual: list[bool]
     parents: list[int]
@@ -37,7 +35,7 @@ class Tree:
         """The tree of some prompts, by number, and of the answers behind each."""
         shared = common([prompt.ids for prompt in prompts.values()])
         first = next(iter(prompts.values()))
-        tree = cls(pictures, shared, first.ids[:shared], first.visual[:shared], [], [], {}, {})
+        tree = cls(pictures, first.ids[:shared], first.visual[:shared], [], [], {}, {})
         tree.parents, tree.depths = list(range(-1, shared - 1)), list(range(shared))
         for number, prompt in prompts.items():
             own = tree._grow(shared - 1, prompt.ids[shared:], prompt.visual[shared:])
