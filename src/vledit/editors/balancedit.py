@@ -35,7 +35,7 @@ from ..codebook.scope import (
 )
 from ..data.case import EditRequest
 from ..errors import EditFailedError, InputError, UnknownNameError
-from ..vlm.base import VLM, Encoded, Site
+from ..vlm.base import VLM, Encoded, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
 from .base import Edit, EditorConfig, EditReport, setting
 from .common_directions import measure, reader
@@ -109,7 +109,7 @@ class BalancEdit:
         self.sampler = sampler
 
     def edit(self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None) -> Edit:
-        """Makes one entry; see `Editor.edit`.  Forward passes of the frozen part: one for the prompts, one for the answer."""
+        """Makes one entry; see `Editor.edit`.  The frozen part runs once, on the edit with its answer, positive and negative."""
         began = time.perf_counter()
         config = self.config
         site = vlm.resolve_site(config.site or vlm.default_site)
@@ -119,13 +119,13 @@ class BalancEdit:
             request.question, request.answer, image is not None
         )  # an unfit answer is refused before any work
         positive = choose(vlm, request, config.rephrase, config.similarity)
-        scope = self._scope(vlm, request, positive, site)
+        scope, trunk = self._scope(vlm, request, positive, site)
         relation = self._relation(codebook, scope, request, site)
         start = None
         if codebook is not None and relation is not None and relation.start_from is not None:
             start = codebook.get(relation.start_from).transformation
         fitted = fit(
-            vlm.site_tail(vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer), site),
+            vlm.site_tail(trunk, site),
             config.transformation,
             steps=config.steps,
             learning_rate=config.rate,
@@ -159,8 +159,11 @@ class BalancEdit:
         report = EditReport(seconds, fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
         return Edit(entry.id, self.name, request, report, entry=entry, relation=relation)
 
-    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> Scope:
-        """Key, positive and negative in one pass of the trunk (Sec. 3.2, Eq. 10)."""
+    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, Trunk]:
+        """Key, positive and negative (Sec. 3.2, Eq. 10), and the trunk of the edit with its answer, from one pass.
+
+        The answer stands behind the prompt whose key is read: attention is causal, and the key averages the prompt alone.
+        """
         config = self.config
         image = request.image
         negative_name = config.negative
@@ -170,14 +173,16 @@ class BalancEdit:
             negative = anchor_picture(negative_name, vlm.image_size, image, self.sampler, config.seed)  # type: ignore[arg-type]
             negative_question = request.question
         questions = [request.question, positive.question, negative_question]
-        answers = [request.answer] * 3 if config.key_tokens == "prompt+answer" else None
-        encoded = vlm.encode([image, image, negative], questions, answers)
-        keys = pool(vlm.site_input(vlm.trunk(encoded, site.layer), site), encoded, config.key_tokens)
+        others = request.answer if config.key_tokens == "prompt+answer" else None
+        encoded = vlm.encode([image, image, negative], questions, [request.answer, others, others])
+        trunk = vlm.trunk(encoded, site.layer)
+        keys = pool(vlm.site_input(trunk, site), encoded, config.key_tokens)
         d_positive, d_negative = distance(keys[:1], keys[1:], config.distance)[:, 0].tolist()
         alpha = vlm.default_alpha if config.alpha is None else config.alpha
         anchors = Anchors(positive.source, positive.question, negative_name, d_positive, d_negative)
         reach = radius(alpha, d_positive, d_negative)
-        return Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors)
+        scope = Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors)
+        return scope, trunk.select([0])
 
     def _relation(self, codebook: Codebook | None, scope: Scope, request: EditRequest, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:

@@ -41,9 +41,9 @@ class BaseGuard:
     """Tells whether a model is still the base that it was when the guard was made.
 
     `check` is cheap enough for every edit: no hook has come onto any module, no parameter has been replaced or written to
-    (PyTorch counts writes), and one stored probe (noise, asked what it shows) gives the same logits bit for bit, which also
-    sees what a write behind PyTorch's back changed on the probe's way through the model.  `check_weights` reads all
-    weights and is meant for the start and the end of a run.
+    (PyTorch counts writes), and two stored probes give the same bits: what a picture of noise is to the language model, and the
+    logits after a short question.  They also see what a write behind PyTorch's back changed on their way through the model.
+    `check_weights` reads all weights and is meant for the start and the end of a run.
     """
 
     def __init__(self, vlm: VLM, weights: str = ""):
@@ -57,8 +57,9 @@ class BaseGuard:
                 "anything acts on the model."
             )
         self._state = _state(vlm.model)
-        self._probe = vlm.encode([_noise(vlm)], [QUESTION])
-        self._logits = self._run()
+        # picture and text apart: what costs time is the language model, which reads a few words sooner than a picture
+        self._seen, self._asked = vlm.encode([_noise(vlm)], [QUESTION]), vlm.encode([None], [QUESTION])
+        self._found = self._run()
 
     @property
     def weights(self) -> str:
@@ -83,20 +84,22 @@ class BaseGuard:
                     "the base alone, or everything after them is scored on another model."
                 )
             self._state = state  # written to, and put back bit for bit
-        if not torch.equal(self._run(), self._logits):
-            raise BaseChangedError(
-                "base: the stored probe gives other logits than it did at the start; the model changed."
-            )
+        for name, found, first in zip(("picture", "question"), self._run(), self._found, strict=True):
+            if not torch.equal(found, first):
+                raise BaseChangedError(
+                    f"base: the stored {name} gives other numbers than it did at the start; the model changed."
+                )
 
     def check_weights(self) -> None:
         """Reads all weights.  Raises: BaseChangedError where a bit of them changed."""
         if weights_hash(self.vlm.model) != self.weights:
             raise BaseChangedError("base: the weights are not those of the start; edits have to leave the base alone.")
 
-    def _run(self) -> torch.Tensor:
-        vlm = self.vlm
+    def _run(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What enters the language model of the picture, (1, T, H), and the logits after the question, (1, V)."""
+        vlm, asked = self.vlm, self._asked
         with torch.inference_mode():
-            return vlm.head(vlm.trunk(self._probe, 0), positions=self._probe.last_prompt_mask)
+            return vlm.trunk(self._seen, 0).hidden, vlm.head(vlm.trunk(asked, 0), positions=asked.last_prompt_mask)
 
 
 def _hooks(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

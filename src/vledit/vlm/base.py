@@ -188,13 +188,14 @@ class VLM:
         return read_row(self.family, self.processor, self.model.config, pictures, question)
 
     def encode(
-        self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str] | None = None
+        self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str | None] | None = None
     ) -> Encoded:
         """A batch of prompts, left-padded; with teacher-forced answers where `answers` are given.
 
         Args:
             images: per row a picture (anything `open_picture` takes), a list of pictures, or None for a question without
                 a picture.
+            answers: per row the answer that is forced, or None for the prompt alone.
 
         Raises:
             InputError: unequal lengths, an empty batch, an unfit question or answer.
@@ -211,7 +212,7 @@ class VLM:
         suffixes = (
             [[]] * len(prompts)
             if answers is None
-            else [self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
+            else [[] if a is None else self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
         )
         return self.assemble(prompts, suffixes, pictures)
 
@@ -291,9 +292,7 @@ class VLM:
             trunk: says how the layers are called; it starts at or below `start`.
         """
         for index in range(start, self.n_layers if stop is None else stop):
-            call = trunk.call(index)
-            hidden = self.layers[index](hidden, **call.inputs)
-            hidden = hidden if call.added is None else hidden + call.added
+            hidden = trunk.call(index).run(self.layers[index], hidden)
         return hidden
 
     def raise_trunk(self, trunk: Trunk, layer: int) -> Trunk:

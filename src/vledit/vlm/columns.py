@@ -20,8 +20,6 @@ from .encoded import Encoded, LayerCall
 if TYPE_CHECKING:
     from .base import VLM
 
-CACHE = "past_key_values"
-"""By this name layers are given the cache of keys and values."""
 MASKED = ("sdpa", "eager")
 """Attention implementations that take a mask of any form, as truth values and as numbers to add."""
 
@@ -139,6 +137,8 @@ def batch_dim(value: Tensor, shape: tuple[int, int]) -> int | None:
 class Cut:
     """Ways through trees, laid out as an ordinary batch: left-padded rows of their own.
 
+    Nothing is predicted from an answer's last token, so a way may end before it; in its column the one before it is repeated.
+
     Args:
         encoded: that batch.
         ways: per row where it comes from.
@@ -147,6 +147,7 @@ class Cut:
     def __init__(self, encoded: Encoded, ways: Sequence[Way], vlm: VLM):
         self.encoded, self.vlm, self.ways = encoded, vlm, ways
         self.length = encoded.input_ids.shape[1]
+        self.lengths = encoded.attention_mask.sum(1).tolist()
         self._done: dict[tuple[int, ...], Any] = {}
         self._index: dict[int, Tensor] = {}
 
@@ -209,14 +210,15 @@ class Cut:
         dim = batch_dim(values[0][0], (grown.hidden.shape[0], grown.hidden.shape[1]))
         assert dim is not None, "checked when the trees were run"
         rows = []
-        for of_row, way in zip(values, self.ways, strict=True):
+        for of_row, way, length in zip(values, self.ways, self.lengths, strict=True):
             parts = [
                 value.select(dim, piece.row).index_select(dim, self._columns(piece))
                 for value, piece in zip(of_row, way, strict=True)
             ]
-            count = sum(part.shape[dim] for part in parts)
+            missing = length - sum(part.shape[dim] for part in parts)
+            parts += [parts[-1].narrow(dim, -1, 1)] * missing
             shape = parts[0].shape
-            empty = parts[0].new_zeros(*shape[:dim], self.length - count, *shape[dim + 1 :])
+            empty = parts[0].new_zeros(*shape[:dim], self.length - length, *shape[dim + 1 :])
             rows.append(torch.cat([empty, *parts], dim))
         return torch.stack(rows, dim)
 

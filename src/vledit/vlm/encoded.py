@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .prompts import Prompt
+
+CACHE = "past_key_values"
+"""By this name layers are given the cache of keys and values."""
 
 
 @dataclass
@@ -25,6 +28,11 @@ class LayerCall:
 
     inputs: dict[str, Any]
     added: Tensor | None = None
+
+    def run(self, layer: nn.Module, hidden: Tensor, cache: Any = None) -> Tensor:
+        """The layer, called so: `hidden` (B, T, H) → what enters the next; keys and values go to a cache that is given."""
+        hidden = layer(hidden, **(self.inputs if cache is None else {**self.inputs, CACHE: cache}))
+        return hidden if self.added is None else hidden + self.added
 
 
 class _Rows:

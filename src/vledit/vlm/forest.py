@@ -3,7 +3,8 @@
 Scoring asks many questions about one picture, and forces several answers behind each.  Run one by one, the picture and the
 question go through the trunk again every time.  Here all of them lie in one row, as a tree: the picture, behind it the rest of
 every question, behind each its answers.  A token sees those on its own way to the root and has the position that it would have
-alone, so what comes out is what one row per answer would give, up to rounding.
+alone, so what comes out is what one row per answer would give, up to rounding.  An answer's last token is left out: it is
+told by what comes before it, and tells nothing itself.
 
     forest = Forest.grow(vlm, layer, pictures, questions, answers)
     trunk = forest.trunk([(0, 1), (3, 0)])      # row 0 with its second answer, row 3 with its first: an ordinary `Trunk`
@@ -16,15 +17,15 @@ the caller runs one row per answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from . import generation
-from .columns import CACHE, MASKED, Cut, Grown, Masks, Piece, UnpackableError, Way, attention
-from .encoded import Encoded, LayerCall, Trunk, left_padded
+from .columns import MASKED, Cut, Grown, Masks, Piece, UnpackableError, Way, attention
+from .encoded import CACHE, Encoded, LayerCall, Trunk, left_padded
 from .picture_inputs import PictureInputs
 from .prompts import Prompt
 from .tree import Tree, common
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 512
 """Most tokens of one tree beyond what its prompts share; a larger one is cut into several."""
+PER_BATCH = 32
+"""What a batch costs beside its tokens, in tokens: on two cores reading all weights takes as long as computing so many."""
 
 
 class Forest:
@@ -86,8 +89,8 @@ class Forest:
     def _trees(self, images: Sequence[object], pictures: Sequence[PictureInputs]) -> list[Tree]:
         groups: list[list[int]] = []
         open_groups: dict[int, int] = {}
-        for number, image in enumerate(images):
-            at = open_groups.get(id(image)) if image is not None else None
+        for number, image in enumerate(images):  # prompts without a picture lie in one row, whatever they share
+            at = open_groups.get(id(image))
             if at is None or not self._fits(groups[at], number, pictures):
                 at = open_groups[id(image)] = len(groups)
                 groups.append([])
@@ -122,7 +125,7 @@ class Forest:
             with vlm.lock:
                 hidden = trunk.hidden
                 for index in range(self.layer):
-                    hidden = run_layer(vlm, index, hidden, calls[index], cache)
+                    hidden = calls[index].run(vlm.layers[index], hidden, cache)
         if cache is not None:
             size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
             cache = cache if self.kept + size <= keep_bytes else None
@@ -177,19 +180,12 @@ class Forest:
         """Whether the keys and values of a prompt were kept, so that it can be gone on from."""
         return all(piece.batch.cache is not None for piece in self.ways[row, None])
 
-    def add(self, row: int, suffix: list[int], piece: Piece) -> int:
-        """One more answer behind a prompt, which has been through the trunk elsewhere; returns its number."""
+    def add(self, row: int, suffix: list[int], pieces: list[Piece]) -> int:
+        """One more answer behind a prompt; all of it but its last token went through the trunk elsewhere. Returns its number."""
         self.suffixes[row].append(suffix)
         number = len(self.suffixes[row]) - 1
-        self.ways[row, number] = [*self.ways[row, None], piece]
+        self.ways[row, number] = [*self.ways[row, None], *pieces]
         return number
-
-
-def run_layer(vlm: VLM, index: int, hidden: Tensor, call: LayerCall, cache: Any = None) -> Tensor:
-    """One decoder layer, called as the model was seen to call it; its keys and values go to the cache where there is one."""
-    given = call.inputs if cache is None else {**call.inputs, CACHE: cache}
-    hidden = vlm.layers[index](hidden, **given)
-    return hidden if call.added is None else hidden + call.added
 
 
 def _new_cache(calls: list[LayerCall]) -> Any:
@@ -207,15 +203,28 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _batches(trees: list[Tree], most: int) -> list[list[Tree]]:
-    """Trees of like length together, at most so many tokens with what is filled up; pictures apart from text."""
-    found: list[list[Tree]] = []
-    for tree in sorted(trees, key=lambda t: (not t.pictures.inputs, len(t))):
-        last = found[-1] if found else None
-        alike = last is not None and bool(last[0].pictures.inputs) == bool(tree.pictures.inputs)
-        if last is not None and alike and (len(last) + 1) * len(tree) <= most:
-            last.append(tree)
-        else:
-            found.append([tree])
+    """Trees of like length together, at most `most` tokens with what is filled up, so that all batches together cost least.
+
+    Pictures come apart from text.  A tree longer than `most` is a batch by itself.
+    """
+    found = []
+    for pictured in (True, False):
+        alike = sorted((tree for tree in trees if bool(tree.pictures.inputs) == pictured), key=len)
+        # best[n]: the least cost of the first n trees, and where their last batch starts
+        best: list[tuple[int, int]] = [(0, 0)]
+        for end, tree in enumerate(alike, 1):
+            sizes = ((start, (end - start) * len(tree)) for start in range(end))
+            best.append(
+                min(
+                    (best[start][0] + size + PER_BATCH, start)
+                    for start, size in sizes
+                    if size <= most or start == end - 1
+                )
+            )
+        cuts = [len(alike)]
+        while cuts[-1]:
+            cuts.append(best[cuts[-1]][1])
+        found += [alike[start:end] for end, start in pairwise(cuts)][::-1]
     return found
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .columns import CACHE, Cut, Grown, Masks, Piece, UnpackableError
-from .encoded import Encoded, LayerCall
-from .forest import Forest, run_layer
+from .columns import Cut, Grown, Masks, Piece, UnpackableError, batch_dim
+from .encoded import CACHE, Encoded, LayerCall
+from .forest import Forest
 from .picture_inputs import PictureInputs
 from .prompts import Prompt
 
@@ -78,7 +78,7 @@ class _Speaker:
         """From what leaves the trunk to the logits after the last column, (B, V)."""
         vlm = self.vlm
         for index, call in enumerate(calls, self.forest.layer):
-            hidden = run_layer(vlm, index, hidden, call, self.cache)
+            hidden = call.run(vlm.layers[index], hidden, self.cache)
         return vlm.after_projection(vlm.anatomy.lm_head(vlm.anatomy.finish(hidden[:, -1])))
 
     def _feed(self, tokens: list[int]) -> None:
@@ -91,7 +91,7 @@ class _Speaker:
         self.valid = torch.cat([self.valid, self.valid.new_ones(count, 1)], 1)
         hidden, calls = self._embedded(encoded)
         for index in range(self.forest.layer):
-            hidden = run_layer(vlm, index, hidden, calls[index], self.cache)
+            hidden = calls[index].run(vlm.layers[index], hidden, self.cache)
         self.hidden.append(hidden)
         self.calls.append(calls[self.forest.layer :])
         self.logits = self._above(hidden, calls[self.forest.layer :])
@@ -106,7 +106,7 @@ class _Speaker:
         said: list[list[int]] = [[] for _ in self.rows]
         fed: list[list[int]] = [[] for _ in self.rows]
         ended = [False] * len(self.rows)
-        while not all(ended):
+        while True:
             for place, token in enumerate(self.logits.float().argmax(-1).tolist()):
                 if ended[place]:
                     fed[place].append(prompter.end_ids[0])
@@ -120,32 +120,36 @@ class _Speaker:
                 fed[place].append(token)
                 end = prompter.family.end_of_answer
                 ended[place] = bool(end) and end in prompter.tokenizer.decode(said[place], skip_special_tokens=True)
+            if all(ended):  # nothing follows the last tokens, so they are not fed
+                return self._kept(said, fed)
             self._feed([tokens[-1] for tokens in fed])
-        return self._kept(said, fed)
 
     def _kept(self, said: list[list[int]], fed: list[list[int]]) -> dict[int, Said]:
         """Puts what was said behind the prompts in the forest."""
-        calls = [_joined(parts) for parts in zip(*self.calls, strict=True)]
-        steps = Grown(torch.cat(self.hidden, 1), calls, self.position)
+        calls = [_joined(parts, (len(self.rows), 1)) for parts in zip(*self.calls, strict=True)]
+        steps = Grown(torch.cat(self.hidden, 1), calls, self.position) if self.hidden else None
         found = {}
         ends_in_text = self.vlm._prompter.family.end_of_answer is not None
         for place, row in enumerate(self.rows):
             ids = said[place]
             tokens = fed[place][: len(ids) + (0 if ends_in_text else 1)]
-            number = self.forest.add(row, tokens, Piece(steps, place, list(range(len(tokens)))))
+            columns = list(range(len(tokens) - 1))
+            number = self.forest.add(row, tokens, [Piece(steps, place, columns)] if steps and columns else [])
             found[row] = Said(self.vlm._prompter.text(ids), ids, number)
         return found
 
 
-def _joined(calls: Sequence[LayerCall]) -> LayerCall:
-    """How a layer was called for one column after the other, as one call."""
+def _joined(calls: Sequence[LayerCall], shape: tuple[int, int]) -> LayerCall:
+    """How a layer was called for one column after the other, as one call; `shape`: (B, 1)."""
 
     def join(name: str, values: list[Any]) -> Any:
         first = values[0]
         if name == "attention_mask":
             return first  # its dtype is all that is asked of it
         if isinstance(first, Tensor):
-            return torch.cat(values, 2 if first.ndim >= 3 and first.shape[0] in (3, 4) and first.ndim == 4 else 1)
+            dim = batch_dim(first, shape)
+            assert dim is not None, "checked when the mask was put in"
+            return torch.cat(values, dim + 1)
         if isinstance(first, tuple | list):
             return type(first)(join(name, [value[i] for value in values]) for i in range(len(first)))
         if isinstance(first, dict):

@@ -19,7 +19,8 @@ class Tree:
     Attributes:
         ids, parents: per column its token, and the column before it on the way to the root (-1: none).
         depths: per column how many tokens are before it on that way.
-        prompts: per prompt its columns; suffixes: (prompt, number of the answer) → columns of the answer.
+        prompts: per prompt its columns; suffixes: (prompt, number of the answer) → columns of the answer but for its last token,
+            behind which nothing comes.
     """
 
     pictures: PictureInputs
@@ -41,7 +42,8 @@ class Tree:
             own = tree._grow(shared - 1, prompt.ids[shared:], prompt.visual[shared:])
             tree.prompts[number] = [*range(shared), *own]
             for k, answer in enumerate(suffixes[number]):
-                tree.suffixes[number, k] = tree._grow(tree.prompts[number][-1], answer, [False] * len(answer))
+                inner = answer[:-1]
+                tree.suffixes[number, k] = tree._grow(tree.prompts[number][-1], inner, [False] * len(inner))
         return tree
 
     def _grow(self, parent: int, ids: Sequence[int], visual: Sequence[bool]) -> list[int]:
