@@ -29,13 +29,16 @@ Column = Mapping[str, float]
 
 
 def draws(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """(resamples, count) int64: cases drawn with replacement."""
-    return np.random.default_rng(seed).integers(0, max(count, 1), (resamples, count))
+    """(resamples, count) float64: how often each case is drawn, with replacement, in each resample."""
+    drawn = np.random.default_rng(seed).integers(0, max(count, 1), (resamples, count))
+    numbered = drawn + count * np.arange(resamples)[:, None]
+    return np.bincount(numbered.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
 def matrix(columns: Sequence[Column], cases: Sequence[str]) -> np.ndarray:
     """(columns, cases) float64; NaN where a case has no such probes."""
-    return np.array([[column.get(case, np.nan) for case in cases] for column in columns], dtype=float)
+    values = [[column.get(case, np.nan) for case in cases] for column in columns]
+    return np.array(values, dtype=float).reshape(len(columns), len(cases))
 
 
 def means(values: np.ndarray) -> np.ndarray:
@@ -43,6 +46,13 @@ def means(values: np.ndarray) -> np.ndarray:
     present = ~np.isnan(values)
     count = present.sum(axis=-1)
     return np.where(count > 0, np.where(present, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def resampled(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """As `means`, of every resample: (..., cases), (resamples, cases) → (..., resamples)."""
+    present = ~np.isnan(values)
+    count = present.astype(float) @ drawn.T
+    return np.where(count > 0, np.where(present, values, 0) @ drawn.T / np.maximum(count, 1), np.nan)
 
 
 def harmonic(parts: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UnknownNameError
-from .bootstrap import RESAMPLES, draws, harmonic, interval, matrix, means
+from .bootstrap import RESAMPLES, draws, harmonic, interval, matrix, means, resampled
 from .metrics import HARMONIC, Record, by_record, by_variant, last
 
 SAME = ("fingerprint", "weights", "dtype", "benchmark", "split", "protocol", "metrics")
@@ -104,22 +104,22 @@ def compare(
         if np.isnan(pair).all():
             continue
         pairs[name] = pair
-        found.append(_difference(name, means(pair), means(pair[:, drawn]), int((~np.isnan(pair[0])).sum())))
+        found.append(_difference(name, means(pair), resampled(pair, drawn), int((~np.isnan(pair[0])).sum())))
     if all(name in pairs for name in HARMONIC):
         found.insert(0, _harmonic([pairs[name] for name in HARMONIC], drawn))
     return Comparison((first[0], second[0]), len(common), len(ids[0] - ids[1]), len(ids[1] - ids[0]), tuple(found))
 
 
 def _harmonic(parts: Sequence[np.ndarray], drawn: np.ndarray) -> Difference:
-    points = harmonic(np.stack([means(part) for part in parts]))
-    samples = harmonic(np.stack([means(part[:, drawn]) for part in parts]))
+    points = harmonic(means(np.stack(parts)))
+    samples = harmonic(resampled(np.stack(parts), drawn))
     complete = ~np.isnan(np.stack(parts)).any(axis=(0, 1))
     return _difference("HM", points, samples, int(complete.sum()))
 
 
 def _difference(name: str, points: np.ndarray, samples: np.ndarray, n: int) -> Difference:
     """points: (2,); samples: (2, resamples)."""
-    away = samples[1] - samples[0]
+    away = np.round(samples[1] - samples[0], 12)  # equal means may have been added up in another order
     away = away[~np.isnan(away)]
     estimate = interval(float(points[1] - points[0]), away, n)
     # how often chance alone goes the other way (or nowhere), both sides

@@ -16,6 +16,7 @@ All with bootstrap 95 % intervals over edits.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means
+from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means, resampled
 from .outcomes import Outcome
 
 VERSION = "2"
@@ -137,14 +138,14 @@ def by_edit(outcomes: Iterable[Outcome], metrics: Sequence[Metric] | None = None
             if family == metric.family and metric.cell in (None, cell):
                 for case, found in cases.items():
                     of_case[case].extend(metric.score(outcome) for outcome in found)
-        values = {case: float(np.mean(kept)) for case, scores in of_case.items() if (kept := _present(scores))}
+        values = {case: sum(kept) / len(kept) for case, scores in of_case.items() if (kept := _present(scores))}
         if values:
             table[metric.name] = values
     return table
 
 
 def _present(scores: Sequence[float]) -> list[float]:
-    return [score for score in scores if not np.isnan(score)]
+    return [score for score in scores if not math.isnan(score)]
 
 
 def harmonic_mean(parts: Sequence[float]) -> float:
@@ -168,11 +169,12 @@ def estimated(
     """As `estimates`, from metric name → case id → value; HM is added where its parts are there."""
     cases = sorted({case for column in table.values() for case in column})
     drawn = draws(len(cases), seed, resamples)
-    result, samples = {}, {}
-    for name, column in table.items():
-        values = matrix([column], cases)[0]
-        samples[name] = means(values[drawn])
-        result[name] = interval(float(means(values)), samples[name], len(column))
+    values = matrix(list(table.values()), cases)
+    samples = dict(zip(table, resampled(values, drawn), strict=True))
+    result = {
+        name: interval(float(point), samples[name], len(table[name]))
+        for name, point in zip(table, means(values), strict=True)
+    }
     if all(name in result for name in HARMONIC):
         point = harmonic_mean([result[name].mean for name in HARMONIC])
         whole = sum(all(case in table[name] for name in HARMONIC) for case in cases)
