@@ -136,6 +136,8 @@ def test_compare(cli):
         (("--editors", "ft:stpes=3"), "Did you mean 'steps'"),
         (("--editors", "ft:steps=many"), "whole number"),
         (("--editors", "ft;ft"), "given twice"),
+        (("--editors", "a=ft;a=balancedit"), "given twice"),
+        (("--editors", "=ft"), "no name"),
         (("--editors", " ; "), "none given"),
         (("--cache-gb", "-1"), "cache-gb"),
     ],
@@ -153,3 +155,10 @@ def test_variants_are_typed_as_the_editor_says():
     assert isinstance(one.settings["alpha"], float)
     with pytest.raises(InputError, match="name=value"):
         bench.parse_variants("ft:7")
+
+
+def test_variants_are_called_as_they_say():
+    narrow, plain, other = bench.parse_variants("narrow = balancedit:alpha=0.9;ft;ft:steps=3")
+    assert (narrow.name, narrow.editor, narrow.settings) == ("narrow", "balancedit", {"alpha": 0.9})
+    assert (plain.name, plain.editor) == ("ft", "ft")
+    assert other.name == "ft:steps=3"

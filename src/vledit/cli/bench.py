@@ -39,7 +39,8 @@ def bench(
     editors: Annotated[
         str,
         typer.Option(
-            help="Editors, separated by ';', each with settings: 'balancedit:transformation=span,alpha=0.3;ft'."
+            help="Editors, separated by ';', with settings and, before '=', a name of yours: "
+            "'span=balancedit:transformation=span,alpha=0.3;ft'."
         ),
     ] = "balancedit;ft",
     benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
@@ -193,16 +194,22 @@ def open_run(
 def parse_variants(text: str) -> list[Variant]:
     """ "balancedit:transformation=span,alpha=0.3;ft" → variants, their settings typed as the editor's configuration says.
 
-    A part without "=" belongs to the setting before it ("layers=3,4" is one).
+    A variant is called as it is written, or as it says itself: "narrow=balancedit:alpha=0.9" is called "narrow".  A part
+    without "=" belongs to the setting before it ("layers=3,4" is one).
 
-    Raises: UnknownNameError for an unknown editor or setting; InputError for an unfit value, none at all, or one given twice.
+    Raises: UnknownNameError for an unknown editor or setting; InputError for an unfit value, none at all, or a name that is
+        given twice.
     """
     from ..editors.registry import editor_class
     from ..evaluate.manifest import Variant
 
     found: dict[str, Variant] = {}
     for one in filter(None, (part.strip() for part in text.split(";"))):
-        editor, _, rest = one.partition(":")
+        head, _, rest = one.partition(":")
+        name, named, editor = (part.strip() for part in head.rpartition("="))
+        if named and not name:
+            raise InputError(f"editors: '{one}' has no name before its '='.")
+        name = name or one
         pairs: list[str] = []
         for part in filter(None, rest.split(",")):
             if "=" in part or not pairs:
@@ -212,9 +219,9 @@ def parse_variants(text: str) -> list[Variant]:
         config = editor_class(editor).Config
         settings = parse_settings(config, pairs)
         config.from_settings(settings)
-        if one in found:
-            raise InputError(f"editors: '{one}' is given twice.")
-        found[one] = Variant(one, editor, settings)
+        if name in found:
+            raise InputError(f"editors: '{name}' is given twice.")
+        found[name] = Variant(name, editor, settings)
     if not found:
         raise InputError("editors: none given; see `vledit editors`.")
     return list(found.values())
