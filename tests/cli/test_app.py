@@ -15,7 +15,7 @@ from vledit.cli import app as application
 from vledit.cli import session
 from vledit.cli.output import number, plain, size
 from vledit.cli.settings import parse_settings, parse_value
-from vledit.errors import InputError, UnknownNameError
+from vledit.errors import InputError, MissingDataError, UnknownNameError
 from vledit.report.text import against, share
 
 from .conftest import Cli
@@ -65,6 +65,12 @@ def test_a_mistyped_command_suggests_the_near_miss(cli: Cli):
     ran = cli("aks")
     assert ran.code == 2
     assert "Did you mean 'ask'" in ran.err
+
+
+def test_a_card_of_weights_that_are_not_there(cli: Cli):
+    ran = cli("model-card", "--weights", "nowhere.safetensors")
+    assert ran.code == MissingDataError.exit_code
+    assert "nowhere.safetensors" in ran.err
 
 
 def test_models_and_editors_as_json(cli: Cli):

@@ -88,14 +88,18 @@ def model_card(
     n: Annotated[int, typer.Option(help="Questions per kind and condition.")] = 200,
     seed: Annotated[int, typer.Option(help="Which drawings, wordings and backgrounds.")] = 1,
     log: Annotated[Path | None, typer.Option(help="log.jsonl of a training; its curves are drawn too.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights.safetensors of a training of your own; default: the package's.")
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
     """Measure the embedded model: accuracy per question kind, on seen and held-out drawings and wordings."""
     from ..data import icons
     from ..pocket import card, curves
+    from ..pocket.assemble import ensure_pocket
 
-    vlm = open_model("pocket", device, dtype).vlm
+    vlm = open_model("pocket" if weights is None else str(ensure_pocket(weights=weights)), device, dtype).vlm
     card.write(vlm, icons.load(), out, n, seed)
     if log is not None:
         curves.draw(log, out / "images" / "training.png")
