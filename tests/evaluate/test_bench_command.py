@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.vlm.models import tiny
 from vledit.cli import bench, session
 from vledit.cli.app import build
+from vledit.cli.leaderboard import SHOWN, leaderboard
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
+from vledit.evaluate.bootstrap import Estimate
+from vledit.evaluate.metrics import COSTS
 from vledit.evaluate.results import read_results
 
 from .small import case
@@ -162,3 +166,14 @@ def test_variants_are_called_as_they_say():
     assert (narrow.name, narrow.editor, narrow.settings) == ("narrow", "balancedit", {"alpha": 0.9})
     assert (plain.name, plain.editor) == ("ft", "ft")
     assert other.name == "ft:steps=3"
+
+
+def test_a_leaderboard_of_three_can_be_read_on_a_terminal_of_80_columns():
+    estimate = Estimate(0.897, 0.887, 0.906, 500)
+    row = dict.fromkeys([*SHOWN, *COSTS], estimate)
+    terminal = Console(width=80, record=True)
+    terminal.print(leaderboard({"full": row, "span": row, "ft": row}, "icons"))
+    text = terminal.export_text()
+    assert all(name in text for name in SHOWN)
+    assert "…" not in text
+    assert text.count("89.7") == 3 * len(SHOWN)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..report.text import number, size
 from .output import errors
@@ -30,12 +31,16 @@ SHOWN = (
 
 
 def leaderboard(tables: Mapping[str, Mapping[str, Estimate]], title: str) -> Table:
-    """Editors by metrics; metrics that nobody has are left out."""
-    shown = [name for name in SHOWN if any(name in row for row in tables.values())]
-    table = Table("editor", *shown, "s/edit", "size/edit", title=title)
-    for name, row in tables.items():
-        costs = _cost(row, "seconds_per_edit", number), _cost(row, "bytes_per_edit", lambda value: size(round(value)))
-        table.add_row(name, *(str(row[m]) if m in row else "–" for m in shown), *costs)
+    """Metrics by editors, which fits a terminal of usual width; metrics that nobody has are left out."""
+    table = Table(Column("metric", no_wrap=True), *tables, title=title, box=box.SIMPLE_HEAD)
+    for name in SHOWN:
+        if any(name in row for row in tables.values()):
+            style = "bold" if name == "HM" else None
+            table.add_row(name, *(str(row[name]) if name in row else "–" for row in tables.values()), style=style)
+    table.add_row("seconds per edit", *(_cost(row, "seconds_per_edit", number) for row in tables.values()))
+    table.add_row(
+        "size of an edit", *(_cost(row, "bytes_per_edit", lambda value: size(round(value))) for row in tables.values())
+    )
     return table
 
 
