@@ -1,6 +1,6 @@
 """Which edits of a sequence act on unrelated pictures, and what becomes of their answers: read from a results file, no model.
 
-.venv/bin/python benchmarks/who_caught.py runs/sequential.jsonl [--variant full]
+.venv/bin/python benchmarks/who_caught.py runs/icons/sequential.jsonl [--variant full]
 """
 
 from __future__ import annotations

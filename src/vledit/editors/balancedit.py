@@ -162,7 +162,8 @@ class BalancEdit:
     def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, Trunk]:
         """Key, positive and negative (Sec. 3.2, Eq. 10), and the trunk of the edit with its answer, from one pass.
 
-        The answer stands behind the prompt whose key is read: attention is causal, and the key averages the prompt alone.
+        The answer stands behind the prompt whose key is read: no token of the prompt sees it, and the key averages the
+        prompt alone.
         """
         config = self.config
         image = request.image
