@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 COLUMNS = 512
 """Most tokens of one tree beyond what its prompts share; a larger one is cut into several."""
 PER_BATCH = 32
-"""What a batch costs beside its tokens, in tokens: about what reading all weights once takes on a CPU (reckoned, not measured)."""
+"""What a batch costs beside its tokens, in tokens: about what reading all weights once takes on a CPU (an estimate)."""
 
 
 class Forest:
