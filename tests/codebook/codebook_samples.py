@@ -8,7 +8,6 @@ from hypothesis import HealthCheck
 
 from vledit.codebook import Anchors, Entry, FullTransformation, Scope, SpanTransformation
 
-torch.set_num_threads(1)
 SITE = "3.mlp.out"
 PATIENT: dict = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 """For hypothesis on a machine that has other things to do."""

@@ -1,11 +1,8 @@
 """One parameter for all: the cell (family, editor) of the table."""
 
 import pytest
-import torch
 
 from .rows import CELLS, made
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(params=CELLS, ids="-".join)

@@ -1,11 +1,8 @@
 """Editors are tested on tiny random models of some families: only mechanics, no meaning.  tests/contract has them all."""
 
 import pytest
-import torch
 
 from tests.vlm.models import tiny
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(params=("pocket", "blip2", "minigpt4", "qwen2_5_vl", "internvl"))

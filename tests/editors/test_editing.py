@@ -193,6 +193,24 @@ def test_unfit_settings_are_refused_by_name(vlm, changes, message):
         made(vlm, **changes)
 
 
+@pytest.mark.parametrize("name", ["balancedit", "ft"])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("transformation", "ful"),
+        ("steps", 0),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("nan")),
+        ("margin", -1.0),
+        ("margin", float("nan")),
+        ("common_directions", -1),
+    ],
+)
+def test_unfit_settings_of_the_transformation_are_refused_by_every_editor_that_trains_one(name, setting, value):
+    with pytest.raises(InputError, match=setting):
+        editor(name, **{setting: value})
+
+
 @pytest.mark.parametrize(("answer", "message"), [("", "answer"), ("   ", "answer"), ("tea " * 200, "answer")])
 def test_unfit_answers_are_refused(vlm, answer, message):
     model = EditedModel(vlm)

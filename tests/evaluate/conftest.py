@@ -1,12 +1,6 @@
-import os
-
 import pytest
-import torch
 
 from tests.vlm.models import tiny
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # some tests fork
-torch.set_num_threads(1)
 
 
 @pytest.fixture(params=("blip2", "minigpt4", "pocket", "qwen2_5_vl"))

@@ -1,19 +1,10 @@
-"""One thread: the models are tiny, and the machine may be busy.  No network."""
-
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.vlm.models import build
 from vledit.vlm import VLM
-
-torch.set_num_threads(1)
 
 FAMILIES = ("blip2", "minigpt4", "pocket")
 

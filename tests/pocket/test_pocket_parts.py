@@ -24,8 +24,6 @@ from vledit.pocket.modeling import PocketForConditionalGeneration
 from vledit.pocket.packing import IGNORED, Packer, Row, attention_mask
 from vledit.pocket.redrawing import redrawn, spoiled
 
-torch.set_num_threads(1)
-
 
 def published_state(seed: int = 0) -> dict[str, torch.Tensor]:
     """Random weights under the published names."""

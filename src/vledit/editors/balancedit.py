@@ -34,12 +34,11 @@ from ..codebook.scope import (
     radius,
 )
 from ..data.case import EditRequest
-from ..errors import EditFailedError, InputError, UnknownNameError
+from ..errors import UnknownNameError
 from ..vlm.base import VLM, Encoded, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
 from .base import Edit, EditorConfig, EditReport, setting
-from .common_directions import measure, reader
-from .fitting import TRANSFORMATIONS, fit
+from .fitting import FittingConfig, train_site
 from .rephrase import SOURCES, Positive, choose
 
 if TYPE_CHECKING:
@@ -49,21 +48,15 @@ SCOPE = "mean"
 
 
 @dataclass(frozen=True)
-class BalancEditConfig(EditorConfig):
+class BalancEditConfig(FittingConfig):
     """Settings of BalancEdit; the defaults are the paper's where it names them."""
 
-    site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
     alpha: float | None = setting(
         None, "weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
     )
     distance: str = setting("euclidean", "euclidean or cosine (Table 6)")
     key_tokens: str = setting("mean", "tokens that the key is the mean of: mean (the paper's), visual, question, last")
     negative: str = setting("black", "negative anchor: black (the paper's), white, mean, noise, random (Tables 7, 8)")
-    transformation: str = setting("full", "full (the paper's fine-tune of the site) or span (a few vectors)")
-    steps: int = setting(50, "most steps of Adam")
-    learning_rate: float | None = setting(None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span")
-    margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
-    common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
     rephrase: str = setting("auto", "positive sample from: auto, backbone, supplied, plugin")
     similarity: float = setting(0.6, "smallest cosine between the question and the backbone's own rephrasing")
     same_fact: str = setting(
@@ -72,11 +65,11 @@ class BalancEditConfig(EditorConfig):
     seed: int = setting(0, "of the noise and random anchors")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (
             ("distance", DISTANCES),
             ("key_tokens", KEY_TOKENS),
             ("negative", ANCHORS),
-            ("transformation", TRANSFORMATIONS),
             ("rephrase", SOURCES),
             ("same_fact", SAME_FACT),
         ):
@@ -84,16 +77,6 @@ class BalancEditConfig(EditorConfig):
                 raise UnknownNameError(name, str(getattr(self, name)), known)
         if self.alpha is not None:
             check_alpha(self.alpha, "alpha")
-        if self.steps < 1:
-            raise InputError(f"steps: {self.steps} given; at least 1 is needed.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise InputError(f"learning_rate: {self.learning_rate} given; it must be positive.")
-        if self.common_directions < 0:
-            raise InputError(f"common_directions: {self.common_directions} given; it must not be negative.")
-
-    @property
-    def rate(self) -> float:
-        return self.learning_rate or {"full": 1e-3, "span": 0.5}[self.transformation]
 
 
 class BalancEdit:
@@ -124,20 +107,7 @@ class BalancEdit:
         start = None
         if codebook is not None and relation is not None and relation.start_from is not None:
             start = codebook.get(relation.start_from).transformation
-        fitted = fit(
-            vlm.site_tail(trunk, site),
-            config.transformation,
-            steps=config.steps,
-            learning_rate=config.rate,
-            margin=config.margin,
-            basis=reader(measure(vlm, site, config.common_directions)) if config.transformation == "span" else None,
-            start=_loaded(start),
-        )
-        if not fitted.trained:
-            raise EditFailedError(
-                f"answer: after {fitted.steps} steps the model does not answer {request.answer!r} (its weakest token trails by "
-                f"{-fitted.margin:.2f} logits). Give more steps, a larger learning_rate, or a shorter answer."
-            )
+        fitted = train_site(vlm, trunk, site, request.answer, config, _loaded(start))
         entry = Entry(
             id=request.id or new_id(request, codebook),
             question=request.question,

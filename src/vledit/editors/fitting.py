@@ -15,12 +15,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codebook import FullTransformation, SpanTransformation, Transformation
-from ..errors import InputError
+from ..errors import EditFailedError, InputError, UnknownNameError
+from ..vlm.base import VLM, Site, Trunk
 from ..vlm.tail import SiteTail
+from .base import EditorConfig, setting
+from .common_directions import measure, reader
 
 TRANSFORMATIONS = ("full", "span")
 RIVALS = 512
 """Strongest rivals per answer position whose logits are followed during training."""
+
+
+@dataclass(frozen=True)
+class FittingConfig(EditorConfig):
+    """Settings of methods that train a transformation of one site; the defaults are the paper's where it names them."""
+
+    site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
+    transformation: str = setting("full", "full (the paper's fine-tune of the site) or span (a few vectors)")
+    steps: int = setting(50, "most steps of Adam")
+    learning_rate: float | None = setting(None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span")
+    margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
+    common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
+
+    def __post_init__(self) -> None:
+        if self.transformation not in TRANSFORMATIONS:
+            raise UnknownNameError("transformation", self.transformation, TRANSFORMATIONS)
+        if self.steps < 1:
+            raise InputError(f"steps: {self.steps} given; at least 1 is needed.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise InputError(f"learning_rate: {self.learning_rate} given; it must be positive.")
+        if not self.margin >= 0:
+            raise InputError(f"margin: {self.margin} given; it must not be negative.")
+        if self.common_directions < 0:
+            raise InputError(f"common_directions: {self.common_directions} given; it must not be negative.")
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate or {"full": 1e-3, "span": 0.5}[self.transformation]
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,31 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
     return target - rivals
 
 
+def train_site(
+    vlm: VLM, trunk: Trunk, site: Site, answer: str, config: FittingConfig, start: Transformation | None = None
+) -> Fitted:
+    """`fit` at a site as a method is configured, on the trunk of the edit with its answer.
+
+    Raises: EditFailedError where the model did not learn the answer.
+    """
+    spans = config.transformation == "span"
+    fitted = fit(
+        vlm.site_tail(trunk, site),
+        config.transformation,
+        steps=config.steps,
+        learning_rate=config.rate,
+        margin=config.margin,
+        basis=reader(measure(vlm, site, config.common_directions)) if spans else None,
+        start=start,
+    )
+    if not fitted.trained:
+        raise EditFailedError(
+            f"answer: after {fitted.steps} steps the model does not answer {answer!r} (its weakest token trails by "
+            f"{-fitted.margin:.2f} logits). Give more steps, a larger learning_rate, or a shorter answer."
+        )
+    return fitted
+
+
 def fit(
     tail: SiteTail,
     kind: str,
@@ -103,8 +159,6 @@ def fit(
         learned = torch.zeros(shape[0], len(rows), device=site_inputs.device, requires_grad=True)
         change = SpanTransformation(learned, rows)
     else:
-        from ..errors import UnknownNameError
-
         raise UnknownNameError("transformation", kind, TRANSFORMATIONS)
     with torch.inference_mode(False), torch.enable_grad():
         whole = Sum(start, change) if start is not None else change

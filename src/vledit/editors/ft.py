@@ -11,40 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..data.case import EditRequest
-from ..errors import EditFailedError, InputError, UnknownNameError
 from ..vlm.base import VLM
 from ..vlm.pictures import open_picture
 from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, setting
-from .common_directions import measure, reader
-from .fitting import TRANSFORMATIONS, fit
+from .base import Edit, EditorConfig, EditReport
+from .fitting import FittingConfig, train_site
 
 if TYPE_CHECKING:
     from ..codebook import Codebook, Transformation
 
 
 @dataclass(frozen=True)
-class FineTuneConfig(EditorConfig):
-    """Settings of the plain fine-tune."""
-
-    site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
-    transformation: str = setting("full", "full or span")
-    steps: int = setting(50, "most steps of Adam")
-    learning_rate: float | None = setting(
-        None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span (the paper's FT: 1e-2)"
-    )
-    margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
-    common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
-
-    def __post_init__(self) -> None:
-        if self.transformation not in TRANSFORMATIONS:
-            raise UnknownNameError("transformation", self.transformation, TRANSFORMATIONS)
-        if self.steps < 1:
-            raise InputError(f"steps: {self.steps} given; at least 1 is needed.")
-
-    @property
-    def rate(self) -> float:
-        return self.learning_rate or {"full": 1e-3, "span": 0.5}[self.transformation]
+class FineTuneConfig(FittingConfig):
+    """Settings of the plain fine-tune: those of the transformation (the paper's FT has a learning rate of 1e-2)."""
 
 
 class FineTune:
@@ -71,20 +50,7 @@ class FineTune:
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
-        fitted = fit(
-            vlm.site_tail(trunk, site),
-            config.transformation,
-            steps=config.steps,
-            learning_rate=config.rate,
-            margin=config.margin,
-            basis=reader(measure(vlm, site, config.common_directions)) if config.transformation == "span" else None,
-            start=start,
-        )
-        if not fitted.trained:
-            raise EditFailedError(
-                f"answer: after {fitted.steps} steps the model does not answer {request.answer!r}. Give more steps, a larger "
-                "learning_rate, or a shorter answer."
-            )
+        fitted = train_site(vlm, trunk, site, request.answer, config, start)
         report = EditReport(
             time.perf_counter() - began,
             fitted.steps,

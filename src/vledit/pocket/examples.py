@@ -154,10 +154,10 @@ class Examples:
         return Row(None, out)
 
     def text_fact(self, rng: random.Random) -> tuple[str, str, str]:
-        key = rng.choices(*zip(*TEXT_SHARES.items(), strict=True))[0]
+        shares = {key: share for key, share in TEXT_SHARES.items() if key.split(".")[0] in self.by_domain}
+        key = rng.choices(list(shares), list(shares.values()))[0]
         domain, kind = key.split(".")
-        concepts = self.by_domain.get(domain) or next(iter(self.by_domain.values()))
-        record = self.data.concepts[rng.choice(concepts)]
+        record = self.data.concepts[rng.choice(self.by_domain[domain])]
         question = rng.choice(self.data.text_wordings(key, self.wordings))
         return question.format(name=record.name), record.facts[kind], f"text.{key}"
 

@@ -13,6 +13,7 @@ import ctypes
 import json
 import math
 import os
+import pickle
 import random
 import time
 from collections import defaultdict
@@ -25,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.cache import cache_root
+from ..data.cache import cache_root, write_atomic
+from ..errors import InputError, MissingDataError
 from .examples import Examples
 from .learner import LORA_SCALE, Learner
 from .packing import Packed, Packer, Row
@@ -54,6 +56,10 @@ class TrainConfig:
     check_every: int = 250
     threads: int = 2
     compiled: bool = True
+
+
+FIXED = ("seed", "rank")
+"""Settings that a run keeps to its end; others may be changed where it is resumed."""
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -114,10 +120,12 @@ class Training:
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
-        if not path.exists():
-            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+        saved, changed = None, {}
+        if path.exists():
+            saved, changed = read_checkpoint(path), self._changed_settings()
+        write_atomic(self.folder / "config.json", json.dumps(asdict(self.config), indent=1).encode())
+        if saved is None:
             return
-        saved = torch.load(path, weights_only=True)
         self.stage, self.step = saved["stage"], saved["step"]
         self.learner.load_trained_state(saved["weights"])
         with torch.no_grad():
@@ -125,7 +133,25 @@ class Training:
         self.optimizer = self._optimizer()
         if saved["optimizer"] is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
-        self.log(event="resumed", stage=self.stage, step=self.step)
+        self.log(event="resumed", stage=self.stage, step=self.step, **({"changed": changed} if changed else {}))
+
+    def _changed_settings(self) -> dict[str, list[Any]]:
+        """Setting → what it was when the run was last started, and what it is now.
+
+        Raises: InputError for one that a run has to keep.
+        """
+        path = self.folder / "config.json"
+        before = json.loads(path.read_bytes()) if path.exists() else {}
+        now = json.loads(json.dumps(asdict(self.config)))  # tuples as JSON has them
+        changed = {name: [before[name], value] for name, value in now.items() if before.get(name, value) != value}
+        for name in FIXED:
+            if name in changed:
+                was, given = changed[name]
+                raise InputError(
+                    f"{name}: the run in '{self.folder}' was started with {was}, not {given}. Go on with {was}, or "
+                    "choose another folder."
+                )
+        return changed
 
     def save(self, fresh_optimizer: bool = False) -> None:
         saved = {
@@ -267,6 +293,20 @@ class Training:
             for kind, values in right.items():
                 out[f"{split}.{kind}"] = round(float(np.mean(values)), 3)
         return out
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Training.save` wrote.  Raises: MissingDataError where the file is damaged."""
+    try:
+        saved = torch.load(path, weights_only=True)
+        if not isinstance(saved, dict) or "weights" not in saved:
+            raise ValueError("it holds no weights")
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingDataError(
+            f"'{path}' cannot be read ({reason}). Put a copy back, or delete it to train from the beginning."
+        ) from error
+    return saved
 
 
 def check_rows(examples: Examples, split: str, seed: int, size: int) -> list[Row]:

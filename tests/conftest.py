@@ -1,0 +1,13 @@
+"""For all tests: no network, and one thread: the models are tiny, and the machine may be busy.
+
+The environment is set before anything reads it: this file is loaded before all others.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # some tests fork
+
+import torch
+
+torch.set_num_threads(1)

@@ -1,0 +1,210 @@
+"""The training script on a tiny model and a stand-in for the data: seeded, resumable, nothing lost to a kill."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import LlamaConfig
+
+from tests.demo.standins import StandInData
+from tests.vlm.tokens import byte_level
+from vledit.errors import InputError, MissingDataError
+from vledit.pocket import learner, train
+from vledit.pocket.configuration import IMAGE_TOKEN, IMAGE_TOKEN_ID, PocketConfig
+from vledit.pocket.curves import continued
+from vledit.pocket.examples import Examples
+from vledit.pocket.modeling import PocketForConditionalGeneration
+from vledit.pocket.train import TrainConfig, Training
+
+CONFIG = TrainConfig(
+    align_steps=5,
+    align_vision_from=2,
+    align_batch=3,
+    answer_steps=5,
+    answer_batch=4,
+    length=160,
+    rank=2,
+    reader_from=2,
+    warmup=2,
+    save_every=2,
+    check_every=1000,
+    threads=1,
+    compiled=False,
+)
+
+
+@dataclass
+class Data(StandInData):
+    """Marks that can be told apart, as pictures with a transparent ground."""
+
+    def picture(self, drawing: Any) -> Image.Image:
+        return self.composite(drawing, 0, "clean", 192).convert("RGBA")
+
+
+def tiny_model(dtype: Any = None, image_size: int = 192, memory_slots: int = 0) -> tuple[Any, Any]:
+    """As `assemble.new_model`, with random weights and a small language model."""
+    fillers = [f"<{i}>" for i in range(3, IMAGE_TOKEN_ID)]  # so that `<image>` has the number that it has in SmolLM2
+    tokenizer = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *fillers, IMAGE_TOKEN], None)
+    assert tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == IMAGE_TOKEN_ID
+    language = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    sizes = {"qformer_hidden_size": 16, "qformer_heads": 2, "qformer_intermediate_size": 32}
+    config = PocketConfig(language, image_size=image_size, memory_slots=memory_slots, **sizes)
+    return PocketForConditionalGeneration(config), tokenizer
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "new_model", tiny_model)
+    real = Training.check_recognition
+    monkeypatch.setattr(Training, "check_recognition", lambda self: real(self, count=3))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    Training(folder, CONFIG, Data()).run()
+    return load_file(folder / "weights.safetensors")
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: str, step: int) -> None:
+    """Runs until that step of that stage has begun, and no further."""
+    learn = Training._learn
+
+    def until_killed(self: Training, batch: Any) -> dict[str, float]:
+        if (self.stage, self.step) == (stage, step):
+            raise KeyboardInterrupt
+        return learn(self, batch)
+
+    run = Training(folder, CONFIG, Data())
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_learn", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole")
+    for stage in ("align", "answer"):  # at step 3: what was done since the checkpoint at 2 is done again
+        killed_at(monkeypatch, tmp_path / "killed", stage, 3)
+    again = trained(tmp_path / "killed")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    resumed = [(r["stage"], r["step"]) for r in records(tmp_path / "killed") if r.get("event") == "resumed"]
+    assert resumed == [("align", 2), ("answer", 2)]
+    assert [r["step"] for r in continued(records(tmp_path / "killed")) if r.get("event") == "check"] == [5, 5]
+
+
+def test_everything_that_should_learn_learns_and_nothing_else(tmp_path):
+    before = Training(tmp_path / "before", CONFIG, Data())
+    start, frozen = before.learner.trained_state(), before.learner.model.state_dict()
+    frozen = {name: tensor.clone() for name, tensor in frozen.items()}
+    after = Training(tmp_path / "run", CONFIG, Data())
+    after.run()
+    end = after.learner.trained_state()
+    for part in ("vision_model.blocks", "qformer.", "language_projection.", "lora."):
+        assert any(not torch.equal(start[n], end[n]) for n in start if n.startswith(part)), part
+    for name, tensor in after.learner.model.state_dict().items():
+        if name not in end and not name.endswith((".a", ".b")):  # the adapters, saved under names of their own
+            assert torch.equal(frozen[name], tensor), name
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    one = trained(tmp_path / "one")
+    Training(tmp_path / "other", replace(CONFIG, seed=1), Data()).run()
+    other = load_file(tmp_path / "other" / "weights.safetensors")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_longer_run_goes_on_from_a_finished_one_and_says_so(tmp_path):
+    trained(tmp_path)
+    Training(tmp_path, replace(CONFIG, answer_steps=7), Data()).run()
+    (resumed,) = [r for r in records(tmp_path) if r.get("event") == "resumed"]
+    assert (resumed["step"], resumed["changed"]) == (5, {"answer_steps": [5, 7]})
+    assert json.loads((tmp_path / "config.json").read_text())["answer_steps"] == 7
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+
+
+@pytest.mark.parametrize(("setting", "value"), [("seed", 4), ("rank", 3)])
+def test_a_run_keeps_its_seed_and_its_rank(tmp_path, setting, value):
+    (tmp_path / "run").mkdir()
+    Training(tmp_path / "run", CONFIG, Data()).save()
+    with pytest.raises(InputError, match=rf"{setting}: the run in .* was started with"):
+        Training(tmp_path / "run", replace(CONFIG, **{setting: value}), Data())
+    assert json.loads((tmp_path / "run" / "config.json").read_text())[setting] == getattr(CONFIG, setting)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1000])
+def test_a_truncated_checkpoint_is_told(tmp_path, kept):
+    Training(tmp_path, CONFIG, Data()).save()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(MissingDataError, match=r"checkpoint\.pt' cannot be read .* delete it"):
+        Training(tmp_path, CONFIG, Data())
+
+
+def test_a_checkpoint_that_was_being_written_does_no_harm(tmp_path):
+    Training(tmp_path, CONFIG, Data()).save()
+    (tmp_path / "checkpoint.tmp").write_bytes(b"half")
+    assert Training(tmp_path, CONFIG, Data()).step == 0
+
+
+def test_the_rate_warms_up_and_falls_to_its_floor(tmp_path):
+    run = Training(tmp_path, replace(CONFIG, answer_steps=100, warmup=10), Data())
+    run.stage = "answer"
+    rates = []
+    for run.step in range(101):
+        rates.append(run.rate())
+    assert np.allclose(rates[:10], np.arange(1, 11) / 10)
+    assert all(before >= after for before, after in pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(CONFIG.floor + (1 - CONFIG.floor) / 2)
+    assert rates[100] == pytest.approx(CONFIG.floor)
+
+
+def test_examples_show_no_held_out_drawing_and_no_test_wording():
+    data = Data()
+    examples = Examples(data)
+    held_out = {d.id for d in data.drawings if d.split == "held_out"}
+    shown: list[str] = []
+    picture = data.picture
+    data.picture = lambda drawing: shown.append(drawing.id) or picture(drawing)  # type: ignore[method-assign]
+    asked = [pair[0] for step in range(40) for row in examples.batch(0, step, 6) for pair in row.pairs]
+    assert held_out
+    assert not held_out & set(shown)
+    assert not any("test wording" in question for question in asked)
+    assert any("train wording" in question for question in asked)
+
+
+def test_exact_by_pair_against_a_loop(tmp_path):
+    run = Training(tmp_path, CONFIG, Data())
+    packed = run.packer.pack(run.examples.batch(0, 0, CONFIG.answer_batch))
+    targets = packed.targets[packed.targets != -100]
+    predicted = np.where(np.random.default_rng(0).random(len(targets)) < 0.2, 0, targets)
+    expected, at = [], 0
+    for row in range(len(packed.tokens)):
+        for number, kind in enumerate(packed.kinds[row], start=1):
+            count = int(((packed.segments[row] == number) & (packed.targets[row] != -100)).sum())
+            expected.append((kind, bool((predicted[at : at + count] == targets[at : at + count]).all())))
+            at += count
+    assert at == len(targets)
+    found = train.exact_by_pair(packed, predicted, targets)
+    assert found == expected
+    assert {right for _, right in found} == {True, False}
