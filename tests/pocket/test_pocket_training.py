@@ -39,6 +39,7 @@ CONFIG = TrainConfig(
     check_every=1000,
     threads=1,
     compiled=False,
+    dtype="float32",
 )
 
 
@@ -191,6 +192,21 @@ def test_examples_show_no_held_out_drawing_and_no_test_wording():
     assert not held_out & set(shown)
     assert not any("test wording" in question for question in asked)
     assert any("train wording" in question for question in asked)
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_frozen_part_is_in_the_dtype_that_is_faster_here(tmp_path, monkeypatch, slow, chosen):
+    monkeypatch.setattr(train, "_seconds_of_a_product", lambda dtype: float(str(dtype) == f"torch.{slow}"))
+    run = Training(tmp_path, replace(CONFIG, dtype="auto"), Data())
+    assert str(run.learner.model.language_model.dtype) == f"torch.{chosen}"
+    assert records(tmp_path) == [records(tmp_path)[0] | {"event": "started", "dtype": chosen}]
+    visual, _ = run.learner.look(torch.zeros(1, 3, 192, 192))
+    assert torch.isfinite(visual).all()
+
+
+def test_a_dtype_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="dtype: 'int8' is not one of auto, bfloat16, float32"):
+        Training(tmp_path, replace(CONFIG, dtype="int8"), Data())
 
 
 def test_exact_by_pair_against_a_loop(tmp_path):

@@ -23,20 +23,28 @@ def run_layer(layer: nn.Module, hidden: Tensor, mask: Tensor, cos: Tensor, sin: 
 
 
 class Learner(nn.Module):
-    """Frozen: language model (bfloat16) and the lower vision stages. Learning: LoRA, projection, Q-Former, upper vision."""
+    """Frozen: language model and the lower vision stages, in `dtype`. Learning: LoRA, projection, Q-Former, upper vision."""
 
-    def __init__(self, names: list[str], rank: int = 16, compiled: bool = True, image_size: int = 192):
+    def __init__(
+        self,
+        names: list[str],
+        rank: int = 16,
+        compiled: bool = True,
+        image_size: int = 192,
+        dtype: torch.dtype = torch.bfloat16,
+    ):
         super().__init__()
+        self.dtype = dtype
         model, self.tokenizer = new_model(image_size=image_size, memory_slots=len(names))
         model.requires_grad_(False)
-        model.language_model.to(torch.bfloat16)
+        model.language_model.to(dtype)
         model.language_model.config._attn_implementation = "eager"
         self.model = model
         self.lora = add_lora(model.get_decoder(), rank, LORA_SCALE)
         vision = model.vision_model.to(memory_format=torch.channels_last)
         self.upper = vision.blocks[FIRST_TRAINED_BLOCK:].requires_grad_(True)
-        vision.stem.to(torch.bfloat16)
-        vision.blocks[:FIRST_TRAINED_BLOCK].to(torch.bfloat16)
+        vision.stem.to(dtype)
+        vision.blocks[:FIRST_TRAINED_BLOCK].to(dtype)
         model.qformer.requires_grad_(True)
         model.language_projection.requires_grad_(True)
         self.run_layer = torch.compile(run_layer, dynamic=False) if compiled else run_layer
@@ -68,7 +76,7 @@ class Learner(nn.Module):
         """
         with torch.no_grad():
             lower = self.model.vision_model.lower(
-                pictures.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+                pictures.to(self.dtype).contiguous(memory_format=torch.channels_last)
             ).float()
         # while the trunk is not learning yet its backward pass, half of a step's cost, is left out
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.vision_learns):
