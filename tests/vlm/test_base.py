@@ -61,7 +61,8 @@ def with_weights(vlm, site, change):
 
 def close(a, b):
     assert a.shape == b.shape
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+    # float32 sums in another order: 2.2e-5 was seen on a processor without AVX-512, logits reach 5
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=5e-5)
     assert torch.equal(a.argmax(-1), b.argmax(-1))
 
 
