@@ -145,8 +145,9 @@ class Full:
     def __init__(self, vlm: VLM, site: str, seed: int = 0, scale: float = 0.1):
         linear = vlm.site_module(site)
         generator = torch.Generator().manual_seed(seed)
-        self.weight = scale * torch.randn(linear.weight.shape, generator=generator)
-        self.bias = scale * torch.randn(linear.weight.shape[0], generator=generator)
+        dtype = linear.weight.dtype
+        self.weight = scale * torch.randn(linear.weight.shape, generator=generator).to(dtype)
+        self.bias = scale * torch.randn(linear.weight.shape[0], generator=generator).to(dtype)
 
     def delta(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
