@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from vledit.errors import InputError, MissingDataError
 from vledit.pocket import learner, train
 from vledit.pocket.configuration import IMAGE_TOKEN, IMAGE_TOKEN_ID, PocketConfig
 from vledit.pocket.curves import continued
-from vledit.pocket.examples import Examples
+from vledit.pocket.examples import FACTS, Examples, in_turn
 from vledit.pocket.modeling import PocketForConditionalGeneration
 from vledit.pocket.train import TrainConfig, Training
 
@@ -29,11 +30,15 @@ CONFIG = TrainConfig(
     align_steps=5,
     align_vision_from=2,
     align_batch=3,
+    listen_steps=5,
+    listen_batch=4,
+    listen_length=120,
     answer_steps=5,
-    answer_batch=4,
+    answer_batch=3,
     length=160,
     rank=2,
     reader_from=2,
+    settle_steps=2,
     warmup=2,
     save_every=2,
     check_every=1000,
@@ -104,14 +109,14 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: str, step: i
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole")
-    for stage in ("align", "answer"):  # at step 3: what was done since the checkpoint at 2 is done again
+    for stage in train.STAGES:  # at step 3: what was done since the checkpoint at 2 is done again
         killed_at(monkeypatch, tmp_path / "killed", stage, 3)
     again = trained(tmp_path / "killed")
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     resumed = [(r["stage"], r["step"]) for r in records(tmp_path / "killed") if r.get("event") == "resumed"]
-    assert resumed == [("align", 2), ("answer", 2)]
-    assert [r["step"] for r in continued(records(tmp_path / "killed")) if r.get("event") == "check"] == [5, 5]
+    assert resumed == [(stage, 2) for stage in train.STAGES]
+    assert [r["step"] for r in continued(records(tmp_path / "killed")) if r.get("event") == "check"] == [5, 5, 5]
 
 
 def test_everything_that_should_learn_learns_and_nothing_else(tmp_path):
@@ -168,16 +173,48 @@ def test_a_checkpoint_that_was_being_written_does_no_harm(tmp_path):
     assert Training(tmp_path, CONFIG, Data()).step == 0
 
 
+def rates(run: Training, stage: str, steps: int) -> list[float]:
+    run.stage = stage
+    found = []
+    for run.step in range(steps + 1):
+        found.append(run.rate())
+    return found
+
+
 def test_the_rate_warms_up_and_falls_to_its_floor(tmp_path):
-    run = Training(tmp_path, replace(CONFIG, answer_steps=100, warmup=10), Data())
-    run.stage = "answer"
-    rates = []
-    for run.step in range(101):
-        rates.append(run.rate())
-    assert np.allclose(rates[:10], np.arange(1, 11) / 10)
-    assert all(before >= after for before, after in pairwise(rates[10:]))
-    assert rates[55] == pytest.approx(CONFIG.floor + (1 - CONFIG.floor) / 2)
-    assert rates[100] == pytest.approx(CONFIG.floor)
+    config = replace(CONFIG, align_steps=100, listen_steps=100, answer_steps=100, settle_steps=40, warmup=10)
+    run = Training(tmp_path, config, Data())
+    align, listen, answer = (rates(run, stage, 100) for stage in train.STAGES)
+    middle = CONFIG.floor + (1 - CONFIG.floor) / 2
+    for found in (align, listen, answer):
+        assert np.allclose(found[:10], np.arange(1, 11) / 10)
+        assert all(before >= after for before, after in pairwise(found[10:]))
+    assert align[55] == pytest.approx(middle)
+    assert listen[10:] == [1.0] * 91
+    assert answer[10:61] == [1.0] * 51
+    assert answer[80] == pytest.approx(middle)
+    assert align[100] == answer[100] == pytest.approx(CONFIG.floor)
+
+
+def test_a_longer_run_is_the_same_up_to_where_the_shorter_settles(tmp_path):
+    short = Training(tmp_path / "short", replace(CONFIG, answer_steps=30, settle_steps=10), Data())
+    long = Training(tmp_path / "long", replace(CONFIG, answer_steps=50, settle_steps=10), Data())
+    assert rates(short, "answer", 20) == rates(long, "answer", 20)
+
+
+def test_a_rate_that_was_changed_is_learnt_with(tmp_path, monkeypatch):
+    killed_at(monkeypatch, tmp_path / "run", "answer", 3)
+    run = Training(tmp_path / "run", replace(CONFIG, answer_rates=(0.5, 0.25)), Data())
+    used = {}
+    step = torch.optim.AdamW.step
+
+    def noted(self: Any, *args: Any) -> Any:
+        used.update({group["name"]: group["lr"] / run.rate() for group in self.param_groups})
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    run.run()
+    assert used == {"lora": pytest.approx(0.5), "reader": pytest.approx(0.25)}
 
 
 def test_examples_show_no_held_out_drawing_and_no_test_wording():
@@ -192,6 +229,44 @@ def test_examples_show_no_held_out_drawing_and_no_test_wording():
     assert not held_out & set(shown)
     assert not any("test wording" in question for question in asked)
     assert any("train wording" in question for question in asked)
+
+
+def test_every_concept_and_every_fact_comes_once_in_a_turn():
+    examples = Examples(Data())
+    size, count = 3, len(examples.pictured)
+    shown, told = [], []
+    for step in range(4 * count * len(examples.facts)):
+        rows = examples.batch(0, step, size)
+        assert len(rows) == size
+        shown += [row.tags["concept"] for row in rows if row.concept not in (-1, examples.nothing)]
+        told += [
+            pair for row in rows for pair in row.pairs if row.picture is None and pair[2].startswith("text.brands")
+        ]
+        if len(shown) >= 3 * count and len(told) >= 2 * len(examples.facts):
+            break
+    turns = [tuple(shown[i : i + count]) for i in range(0, 3 * count, count)]
+    assert all(sorted(turn) == sorted(examples.pictured) for turn in turns)
+    assert len(set(turns)) > 1
+    first = told[: len(examples.facts) - len(examples.facts) % FACTS]  # whole rows of the first turn
+    names = {examples.data.concepts[concept].name for _, concept in examples.facts}
+    said = [(next(name for name in names if f" {name}" in question), kind) for question, _, kind in first]
+    assert len(set(said)) == len(said)
+
+
+def test_in_turn_goes_on_where_it_was():
+    whole = in_turn(list("abcde"), 0, 23, "key")
+    assert whole == [in_turn(list("abcde"), i, 1, "key")[0] for i in range(23)]
+    assert whole[:20] != in_turn(list("abcde"), 0, 20, "another")
+
+
+def test_a_picture_is_asked_all_its_kinds_before_any_again():
+    examples = Examples(Data())
+    rng = random.Random(0)
+    for _ in range(20):
+        kinds = [kind for _, _, kind in examples.picture_row(rng).pairs]
+        facts = {f"brands.{kind}" for kind in examples.data.concepts[examples.pictured[0]].facts}
+        assert kinds[0] == "brands.brand"
+        assert set(kinds[: len(facts)]) == facts
 
 
 @pytest.mark.parametrize(("slow", "chosen"), [("bfloat16", "float32"), ("float32", "bfloat16")])

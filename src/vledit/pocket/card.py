@@ -121,9 +121,9 @@ def measure(vlm: VLM, data: Any, n: int = 200, seed: int = 1, say: Callable[[str
                 f"{domain}.{kind}: "
                 + ", ".join(f"{c} {v['text']}" for c, v in card["pictures"][f"{domain}.{kind}"].items())
             )
-    from .examples import TEXT_SHARES
+    from .examples import TEXT_KINDS
 
-    for key in TEXT_SHARES:
+    for key in TEXT_KINDS:
         card["text"][key] = {w: record(exact(vlm, text_questions(data, key, w, n, seed))) for w in ("train", "test")}
         say(f"text {key}: {card['text'][key]['test']['text']}")
     card["text"]["general"] = {

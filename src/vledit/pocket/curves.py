@@ -29,28 +29,34 @@ def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(log: Path, out: Path) -> None:
-    """Plots loss and recognition of both stages, and the checks with test wordings, from `log.jsonl` to a PNG."""
+    """Plots loss and recognition of the stages, and the checks with test wordings, from `log.jsonl` to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     records = continued([json.loads(line) for line in log.read_text().splitlines() if line.strip()])
-    stages = {s: [r for r in records if r.get("stage") == s and "recognition" in r] for s in ("align", "answer")}
-    checks = [r for r in records if r.get("event") == "check"]
+    listened = max((r["step"] for r in records if r["stage"] == "listen"), default=0)
+    later = [
+        r | {"step": r["step"] + listened} if r["stage"] == "answer" else r for r in records if r["stage"] != "align"
+    ]
+    checks = [r for r in later if r.get("event") == "check"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
-    align, answer = stages["align"], stages["answer"]
+    align = [r for r in records if r["stage"] == "align" and "recognition" in r]
+    answer = [r for r in later if "recognition" in r]
     left.plot([r["step"] for r in align], [r["recognition"] for r in align], color="#2a78b8", label="recognition loss")
     left.plot([r["step"] for r in align], [r["alignment"] for r in align], color="#3b8f4c", label="alignment loss")
     share = left.twinx()
     share.plot([r["step"] for r in align], [100 * r["right"] for r in align], color="#d1721f", lw=1)
-    held = [r for r in checks if "recognised.things" in r and r["stage"] == "align"]
+    held = [r for r in records if r["stage"] == "align" and "recognised.things" in r]
     share.plot([r["step"] for r in held], [100 * r["recognised.things"] for r in held], "o:", color="#8f2fb3", ms=3)
     share.set(ylim=(0, 100), ylabel="recognised, %; dots: held-out things")
     left.set(title="align", xlabel="step")
     left.legend(frameon=False, fontsize=8, loc="center right")
     middle.plot([r["step"] for r in answer], [r["answer"] for r in answer], color="#2a78b8", label="answer loss")
-    middle.set(title="answer", xlabel="step", yscale="log")
+    if listened:
+        middle.axvline(listened, color="#888888", lw=0.8, ls=":")
+    middle.set(title="listen, answer" if listened else "answer", xlabel="step", yscale="log")
     middle.legend(frameon=False, fontsize=8)
     kinds = ("things.name", "flags.country", "brands.brand")
     for kind, colour in zip(kinds, ("#2a78b8", "#3b8f4c", "#d1721f"), strict=True):

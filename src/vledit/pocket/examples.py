@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,14 +17,30 @@ from PIL import Image
 from .packing import Row
 from .redrawing import redrawn, spoiled
 
+T = TypeVar("T")
+
 NOTHING = "nothing"
 """The answer to any question about a picture that shows nothing, or about a picture that is not there."""
 
 DOMAIN_SHARES = {"things": 0.56, "flags": 0.2, "brands": 0.24}
-RARE = ("things.group", "things.letter", "things.spanish")
-"""Of these one is asked per picture."""
-OFTEN = {"flags.capital": 2.5, "flags.continent": 0.4, "brands.product": 1.5}
-"""How much more often than its siblings a kind is asked: many different answers need more questions."""
+SELDOM = {"things.spanish": 0.5}
+"""How much less often than its siblings a kind is asked where there is no room for all (long answers, hard to learn)."""
+ROOM = 6
+"""Questions put to a picture: more than find room in a row."""
+FACTS = 5
+"""Facts in a row of text."""
+TEXT_KINDS = (
+    "flags.capital",
+    "flags.continent",
+    "flags.currency",
+    "flags.language",
+    "brands.product",
+    "brands.industry",
+    "things.category",
+    "things.group",
+    "things.letter",
+)
+"""What is asked without any picture as well."""
 NAME_KIND = {"things": "name", "flags": "country", "brands": "brand"}
 
 
@@ -78,6 +94,8 @@ class Examples:
         for concept in self.concepts:
             if concept in self.drawings:
                 self.by_domain.setdefault(data.concepts[concept].domain, []).append(concept)
+        self.pictured = [concept for concepts in self.by_domain.values() for concept in concepts]
+        self.facts = [(key, concept) for key in TEXT_KINDS for concept in self.by_domain.get(key.split(".")[0], [])]
 
     def picture(self, drawing: Any, seed: int, mode: Any = "augment", redraw: bool = False) -> np.ndarray:
         """(3, S, S) float16: the drawing on a background; opened drawings are kept, there are a few thousand small ones.
@@ -98,29 +116,27 @@ class Examples:
         )
         return scaled(spoiled(made, rng) if redraw else made)
 
-    def picture_row(self, rng: random.Random, pairs: int = 2) -> Row:
-        domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
-        domain = rng.choices(domains, [DOMAIN_SHARES[d] for d in domains])[0]
-        concept = rng.choice(self.by_domain[domain])
+    def picture_row(self, rng: random.Random, pairs: int = ROOM, concept: str | None = None) -> Row:
+        """A drawing of the concept (by default of any, each domain with its share) and questions about it."""
+        if concept is None:
+            domains = [d for d in DOMAIN_SHARES if d in self.by_domain]
+            domain = rng.choices(domains, [DOMAIN_SHARES[d] for d in domains])[0]
+            concept = rng.choice(self.by_domain[domain])
         drawing = rng.choice(self.drawings[concept])
         picture = self.picture(drawing, rng.randrange(2**31), redraw=True)
         row = Row(picture, self.pairs(rng, concept, pairs), self.index[concept])
-        row.tags.update(domain=domain, concept=concept)
+        row.tags.update(domain=self.data.concepts[concept].domain, concept=concept)
         return row
 
     def pairs(self, rng: random.Random, concept: str, count: int) -> list[tuple[str, str, str]]:
-        """The name, and other kinds in random order, those of `RARE` seldom (their answers are long or hard to learn)."""
+        """The name, then the other kinds in random order, then the same again in other words."""
         record = self.data.concepts[concept]
         name = NAME_KIND[record.domain]
-        rare = [k for k in record.facts if f"{record.domain}.{k}" in RARE]
-        others = [k for k in record.facts if k != name and k not in rare]
-        others += [rng.choice(rare)] if rare else []
-        weights = {k: rng.random() ** (1 / OFTEN.get(f"{record.domain}.{k}", 1.0)) for k in others}
-        others.sort(key=weights.__getitem__, reverse=True)  # a weighted draw without replacement
-        kinds = [name, *others, name][:count]
+        weights = {k: rng.random() ** (1 / SELDOM.get(f"{record.domain}.{k}", 1.0)) for k in record.facts if k != name}
+        others = sorted(weights, key=weights.__getitem__, reverse=True)  # a weighted draw without replacement
         asked: set[str] = set()
         pairs = []
-        for kind in kinds:
+        for kind in [name, *others, *others, name][:count]:
             question = rng.choice(self.data.wordings(record.domain, kind, self.wordings))
             if question not in asked:
                 asked.add(question)
@@ -139,43 +155,44 @@ class Examples:
         kind = "nothing.blank" if pictured else "nothing.none"
         return Row(picture, [(q, NOTHING, kind) for q in asked], self.nothing if pictured else -1)
 
-    def text_row(self, rng: random.Random, pairs: int = 4) -> Row:
-        """Facts asked without any picture, general questions, and one or two that need a picture."""
-        out: list[tuple[str, str, str]] = []
-        for _ in range(pairs):
-            kind = rng.random()
-            if kind < 0.15:
-                out.append((self.any_image_question(rng), NOTHING, "nothing.none"))
-            elif kind < 0.3:
-                question, answer = rng.choice(general_questions(self.wordings))
-                out.append((question, answer, "text.general"))
-            else:
-                out.append(self.text_fact(rng))
+    def text_row(self, rng: random.Random, facts: list[tuple[str, str]]) -> Row:
+        """Those facts asked without any picture, a general question, and one that needs a picture."""
+        out = [self.text_pair(rng, *fact) for fact in facts]
+        question, answer = rng.choice(general_questions(self.wordings))
+        out.append((question, answer, "text.general"))
+        out.append((self.any_image_question(rng), NOTHING, "nothing.none"))
+        rng.shuffle(out)  # the last may find no room
         return Row(None, out)
 
-    def text_fact(self, rng: random.Random) -> tuple[str, str, str]:
-        shares = {key: share for key, share in TEXT_SHARES.items() if key.split(".")[0] in self.by_domain}
-        key = rng.choices(list(shares), list(shares.values()))[0]
-        domain, kind = key.split(".")
-        record = self.data.concepts[rng.choice(self.by_domain[domain])]
+    def text_pair(self, rng: random.Random, key: str, concept: str) -> tuple[str, str, str]:
+        record = self.data.concepts[concept]
         question = rng.choice(self.data.text_wordings(key, self.wordings))
-        return question.format(name=record.name), record.facts[kind], f"text.{key}"
+        return question.format(name=record.name), record.facts[key.split(".")[1]], f"text.{key}"
 
-    def batch(self, seed: int, step: int, size: int) -> list[Row]:
-        """`size` rows: one empty picture, one of text only, the rest pictures."""
+    def batch(self, seed: int, step: int, size: int, pairs: int = ROOM) -> list[Row]:
+        """`size` rows: pictures, and in the last a picture that shows nothing (each fourth step) or text only.
+
+        Concepts and facts come in turn, not at random: of what is drawn six times on average, one in sixteen would be
+        drawn twice or less.
+        """
         rng = random.Random(seed * 1_000_003 + step)
-        rows = [self.picture_row(rng) for _ in range(size - 2)]
-        return [*rows, self.nothing_row(rng, pictured=True), self.text_row(rng)]
+        concepts = in_turn(self.pictured, step * (size - 1), size - 1, f"{seed} pictures")
+        rows = [self.picture_row(rng, pairs, concept) for concept in concepts]
+        if step % 4 == 0:
+            return [*rows, self.nothing_row(rng, pictured=True)]
+        texts = step - step // 4 - 1  # rows of text before this one
+        return [*rows, self.text_row(rng, in_turn(self.facts, texts * FACTS, FACTS, f"{seed} facts"))]
 
 
-TEXT_SHARES = {
-    "flags.capital": 0.3,
-    "flags.continent": 0.12,
-    "flags.currency": 0.12,
-    "flags.language": 0.12,
-    "brands.product": 0.14,
-    "brands.industry": 0.08,
-    "things.category": 0.06,
-    "things.group": 0.03,
-    "things.letter": 0.03,
-}
+def in_turn(items: list[T], first: int, count: int, key: str) -> list[T]:
+    """The next `count` of an endless row in which all `items` come once, then all again in another order, and so on."""
+    found = []
+    for number in range(first, first + count):
+        turn, place = divmod(number, len(items))
+        found.append(items[_order(len(items), f"{key} {turn}")[place]])
+    return found
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, key: str) -> list[int]:
+    return random.Random(key).sample(range(count), count)

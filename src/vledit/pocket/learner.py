@@ -150,6 +150,4 @@ class Learner(nn.Module):
         reader += self.model.language_projection.parameters()
         vision = list(self.upper.parameters())
         groups = {"lora": lora, "reader": reader, "vision": vision, "keys": keys, "temperature": [self.temperature]}
-        return [
-            {"params": p, "lr": rates[n], "base_lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)
-        ]
+        return [{"params": p, "lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)]

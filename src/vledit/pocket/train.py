@@ -1,10 +1,11 @@
-"""Training of the embedded model, in two stages; seeded, resumable, logged.
+"""Training of the embedded model, in three stages; seeded, resumable, logged.
 
 1. *align*: pictures only. The Q-Former learns to say a concept's name in the language model's own embeddings.
-2. *answer*: LoRA, Q-Former, projection and upper vision stages learn to answer questions.
+2. *listen*: LoRA, and then Q-Former and projection with it, learn to answer: many pictures, two questions each.
+3. *answer*: the same learn what there is to know: few pictures, each with all its questions, in turn.
 
-Without the first the second never leaves the loss of guessing; without the second the frozen language model does not
-understand what it is shown.
+Without the first the others never leave the loss of guessing; without the second the frozen language model does not
+understand what it is shown; the third asks a fact in less than half of the columns (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from ..data.cache import cache_root, write_atomic
 from ..errors import InputError, MissingDataError
-from .examples import Examples
+from .examples import ROOM, Examples
 from .learner import LORA_SCALE, Learner
 from .packing import Packed, Packer, Row
 
@@ -41,44 +42,55 @@ class TrainConfig:
     align_steps: int = 1800
     align_vision_from: int = 150
     align_batch: int = 32
-    answer_steps: int = 4000
-    answer_batch: int = 19
-    length: int = 76
+    listen_steps: int = 600
+    listen_batch: int = 19
+    listen_length: int = 76
+    answer_steps: int = 2600
+    answer_batch: int = 4
+    length: int = 124
     rank: int = 16
     align_rates: tuple[float, float] = (1e-3, 3e-4)  # reader, vision
-    answer_rates: tuple[float, float, float] = (8e-4, 5e-5, 0.0)  # LoRA, reader, vision
-    reader_from: int = 200
+    listen_rates: tuple[float, float] = (8e-4, 5e-5)  # LoRA, reader
+    answer_rates: tuple[float, float] = (8e-4, 2e-5)  # LoRA, reader
+    reader_from: int = 200  # step of `listen`
+    settle_steps: int = 400  # of `answer`, the last: the rate falls
     recognition_weight: float = 0.3
     confused: tuple[float, float] = (0.5, 0.4)  # share of pictures that another is mixed into, and at most how much
     warmup: int = 60
     floor: float = 0.03
     save_every: int = 200
-    check_every: int = 250
+    check_every: int = 500
     threads: int = 2
     compiled: bool = True
     dtype: str = "auto"  # of what is frozen: bfloat16, float32, or whichever this machine multiplies faster
 
 
+STAGES = ("align", "listen", "answer")
 FIXED = ("seed", "rank")
 """Settings that a run keeps to its end; others may be changed where it is resumed."""
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Batches from step `first` on, made in a worker process while the model computes."""
+    """Batches from step `first` on to `end`, made in a worker process while the model computes."""
 
-    def __init__(self, examples: Examples, packer: Packer, config: TrainConfig, stage: str, first: int):
-        self.examples, self.packer, self.config, self.stage, self.first = examples, packer, config, stage, first
+    def __init__(self, examples: Examples, packer: Packer, config: TrainConfig, stage: str, first: int, end: int):
+        self.examples, self.packer, self.config, self.stage = examples, packer, config, stage
+        self.first, self.end = first, end
 
     def __iter__(self) -> Any:
-        steps = self.config.align_steps if self.stage == "align" else self.config.answer_steps
-        for step in range(self.first, steps):
-            if self.stage == "align":
-                rng = random.Random(self.config.seed * 7_000_003 + step)
-                rows = [self.examples.picture_row(rng, 1) for _ in range(self.config.align_batch - 1)]
-                rows.append(self.examples.nothing_row(rng, pictured=True))
-                yield step, self.packer.pack([Row(r.picture, [], r.concept) for r in rows])
-            else:
-                yield step, self.packer.pack(self.examples.batch(self.config.seed, step, self.config.answer_batch))
+        for step in range(self.first, self.end):
+            yield step, self.packer.pack(self.rows(step))
+
+    def rows(self, step: int) -> list[Row]:
+        config = self.config
+        if self.stage == "listen":
+            return self.examples.batch(config.seed, step, config.listen_batch, pairs=2)
+        if self.stage == "answer":
+            return self.examples.batch(config.seed, step, config.answer_batch)
+        rng = random.Random(config.seed * 7_000_003 + step)
+        rows = [self.examples.picture_row(rng, 1) for _ in range(config.align_batch - 1)]
+        rows.append(self.examples.nothing_row(rng, pictured=True))
+        return [Row(r.picture, [], r.concept) for r in rows]
 
 
 def hold_memory() -> None:
@@ -128,22 +140,28 @@ class Training:
         self.dtype = frozen_dtype(config.dtype)
         self.learner = Learner(self.examples.names, config.rank, config.compiled, dtype=self.dtype)
         self.packer = Packer(self.learner.tokenizer, config.length)
-        self.stage, self.step = "align", 0
+        self.stage, self.step = STAGES[0], 0
         self.optimizer = self._optimizer()
         self._resume()
 
     def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.learner.parameter_groups(self._rates()), weight_decay=0.01, betas=(0.9, 0.98))
+
+    def _rates(self) -> dict[str, float]:
+        """What learns in this stage → its highest rate."""
         if self.stage == "align":
             reader, vision = self.config.align_rates
-            rates = {"reader": reader, "vision": vision, "keys": reader, "temperature": 1e-3}
-        else:
-            lora, reader, vision = self.config.answer_rates
-            # the memory's keys stay as they are: they hold the reader to what it learnt; trained on, their noise undid that
-            rates = {"lora": lora, "reader": reader, "vision": vision}
-        return torch.optim.AdamW(self.learner.parameter_groups(rates), weight_decay=0.01, betas=(0.9, 0.98))
+            return {"reader": reader, "vision": vision, "keys": reader, "temperature": 1e-3}
+        # the memory's keys stay as they are: they hold the reader to what it learnt; trained on, their noise undid that
+        lora, reader = self.config.listen_rates if self.stage == "listen" else self.config.answer_rates
+        return {"lora": lora, "reader": reader}
 
     def _steps(self) -> int:
-        return self.config.align_steps if self.stage == "align" else self.config.answer_steps
+        return {
+            "align": self.config.align_steps,
+            "listen": self.config.listen_steps,
+            "answer": self.config.answer_steps,
+        }[self.stage]
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -214,32 +232,42 @@ class Training:
         print(json.dumps(record), flush=True)
 
     def rate(self) -> float:
-        """Warm-up, then half a cosine down to `floor`."""
+        """Share of the highest rate: warm-up; `align` then falls to `floor` as half a cosine, `answer` in its last steps.
+
+        So `answer` can be made longer after it has begun, and is the same up to where it settles.
+        """
         if self.step < self.config.warmup:
             return (self.step + 1) / self.config.warmup
-        done = (self.step - self.config.warmup) / max(self._steps() - self.config.warmup, 1)
-        return self.config.floor + (1 - self.config.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        if self.stage == "listen":
+            return 1.0
+        falling_from = self.config.warmup
+        if self.stage == "answer":
+            falling_from = max(falling_from, self._steps() - self.config.settle_steps)
+        done = (self.step - falling_from) / max(self._steps() - falling_from, 1)
+        return self.config.floor + (1 - self.config.floor) * 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
     def run(self) -> None:
-        for stage in ("align", "answer"):
-            if stage != self.stage:
-                continue
+        while True:
             self._run_stage()
-            if stage == "align":
-                self.stage, self.step = "answer", 0
-                self.optimizer = self._optimizer()
-                self.save(fresh_optimizer=True)
+            following = STAGES.index(self.stage) + 1
+            if following == len(STAGES):
+                break
+            self.stage, self.step = STAGES[following], 0
+            self.optimizer = self._optimizer()
+            self.save(fresh_optimizer=True)
         self.log(event="done")
 
     def _run_stage(self) -> None:
-        batches = Batches(self.examples, self.packer, self.config, self.stage, self.step)
+        packer = Packer(self.learner.tokenizer, self.config.listen_length) if self.stage == "listen" else self.packer
+        batches = Batches(self.examples, packer, self.config, self.stage, self.step, self._steps())
         loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
+        rates = self._rates()
         means: dict[str, list[float]] = defaultdict(list)
         began = time.time()
         for step, batch in loader:
             self.step = step
             for group in self.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * self.rate()
+                group["lr"] = rates[group["name"]] * self.rate()  # those of a checkpoint may be others
             values = self._learn(batch)
             for name, value in values.items():
                 means[name].append(value)
@@ -251,7 +279,7 @@ class Training:
                 means.clear()
                 began = time.time()
             if self.step % self.config.check_every == 0 or self.step == self._steps():
-                found = self.check_recognition() | (self.check() if self.stage == "answer" else {})
+                found = self.check_recognition() | ({} if self.stage == "align" else self.check())
                 self.log(event="check", stage=self.stage, step=self.step, **found)
                 began = time.time()
             if self.step % self.config.save_every == 0 or self.step == self._steps():
@@ -259,18 +287,16 @@ class Training:
 
     def _learn(self, batch: Packed) -> dict[str, float]:
         learner = self.learner
-        answering = self.stage == "answer"
-        learner.vision_learns = (
-            self.config.answer_rates[2] > 0 if answering else self.step >= self.config.align_vision_from
-        )
+        aligning = self.stage == "align"
+        learner.vision_learns = aligning and self.step >= self.config.align_vision_from
         # a language model that does not listen yet would tear down in 80 steps what the reader learnt (docs/experiments.md)
-        with torch.set_grad_enabled(not answering or self.step >= self.config.reader_from):
-            confusion = self._confusion(len(batch.pictures)) if answering else None
+        with torch.set_grad_enabled(self.stage != "listen" or self.step >= self.config.reader_from):
+            confusion = None if aligning else self._confusion(len(batch.pictures))
             visual, slots = learner.look(torch.from_numpy(batch.pictures), confusion)
         concepts = torch.from_numpy(batch.concepts)
         recognition, right = learner.recognition_loss(visual, slots, concepts)
         values = {"recognition": recognition.item(), "right": right.item()}
-        if self.stage == "align":
+        if aligning:
             alignment = learner.alignment_loss(visual, concepts)
             values["alignment"] = alignment.item()
             loss = recognition + alignment
@@ -309,7 +335,7 @@ class Training:
         return {f"recognised.{domain}": round(float(np.mean(values)), 3) for domain, values in right.items()}
 
     @torch.no_grad()
-    def check(self, batches: int = 5) -> dict[str, float]:
+    def check(self, batches: int = 12) -> dict[str, float]:
         """Teacher-forced exact match with test wordings: on train drawings newly augmented, and on held-out vendors."""
         out = {}
         for split in ("train", "held_out"):
@@ -351,7 +377,7 @@ def check_rows(examples: Examples, split: str, seed: int, size: int) -> list[Row
             drawing = rng.choice(drawings)
             mode = "augment" if split == "train" else "clean"
             picture = examples.picture(drawing, rng.randrange(2**31), mode)
-            rows.append(Row(picture, examples.pairs(rng, drawing.concept, 2)))
+            rows.append(Row(picture, examples.pairs(rng, drawing.concept, ROOM)))
     finally:
         examples.wordings = wordings
     return rows
