@@ -280,8 +280,8 @@ def test_the_frozen_part_is_in_the_dtype_that_is_faster_here(tmp_path, monkeypat
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(InputError, match="dtype: 'int8' is not one of auto, bfloat16, float32"):
-        Training(tmp_path, replace(CONFIG, dtype="int8"), Data())
+    with pytest.raises(InputError, match="unknown dtype 'bfloat17'. Did you mean 'bfloat16'"):
+        Training(tmp_path, replace(CONFIG, dtype="bfloat17"), Data())
 
 
 def test_exact_by_pair_against_a_loop(tmp_path):

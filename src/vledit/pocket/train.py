@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.cache import cache_root, write_atomic
-from ..errors import InputError, MissingDataError
+from ..errors import InputError, MissingDataError, UnknownNameError
 from .examples import ROOM, Examples
 from .learner import LORA_SCALE, Learner
 from .packing import Packed, Packer, Row
@@ -113,7 +113,7 @@ def frozen_dtype(name: str) -> torch.dtype:
     if name == "auto":
         return min(choices.values(), key=_seconds_of_a_product)
     if name not in choices:
-        raise InputError(f"dtype: '{name}' is not one of auto, {', '.join(choices)}.")
+        raise UnknownNameError("dtype", name, ("auto", *choices))
     return choices[name]
 
 
