@@ -280,7 +280,7 @@ def test_the_frozen_part_is_in_the_dtype_that_is_faster_here(tmp_path, monkeypat
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(InputError, match="unknown dtype 'bfloat17'. Did you mean 'bfloat16'"):
+    with pytest.raises(InputError, match=r"unknown dtype 'bfloat17'\. Did you mean 'bfloat16'"):
         Training(tmp_path, replace(CONFIG, dtype="bfloat17"), Data())
 
 

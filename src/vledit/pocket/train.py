@@ -45,7 +45,7 @@ class TrainConfig:
     listen_steps: int = 600
     listen_batch: int = 19
     listen_length: int = 76
-    answer_steps: int = 2600
+    answer_steps: int = 3600
     answer_batch: int = 4
     length: int = 124
     rank: int = 16
@@ -53,7 +53,7 @@ class TrainConfig:
     listen_rates: tuple[float, float] = (8e-4, 5e-5)  # LoRA, reader
     answer_rates: tuple[float, float] = (8e-4, 2e-5)  # LoRA, reader
     reader_from: int = 200  # step of `listen`
-    settle_steps: int = 400  # of `answer`, the last: the rate falls
+    settle_steps: int = 1200  # of `answer`, the last: the rate falls
     recognition_weight: float = 0.3
     confused: tuple[float, float] = (0.5, 0.4)  # share of pictures that another is mixed into, and at most how much
     warmup: int = 60
