@@ -73,6 +73,12 @@ def test_a_card_of_weights_that_are_not_there(cli: Cli):
     assert "nowhere.safetensors" in ran.err
 
 
+def test_a_card_against_one_that_is_not_there_is_not_measured(cli: Cli):
+    ran = cli("model-card", "--against", "nowhere.json")
+    assert ran.code == InputError.exit_code
+    assert "'nowhere.json' cannot be read" in ran.err
+
+
 def test_models_and_editors_as_json(cli: Cli):
     assert "pocket" in {row["name"] for row in cli("models", "--json").json}
     assert {"balancedit", "ft"} <= {row["name"] for row in cli("editors", "--json").json}

@@ -34,10 +34,9 @@ CONFIG = TrainConfig(
     listen_batch=4,
     listen_length=120,
     answer_steps=5,
-    answer_batch=3,
+    answer_batch=4,
     length=160,
     rank=2,
-    reader_from=2,
     settle_steps=2,
     warmup=2,
     save_every=2,
@@ -204,17 +203,46 @@ def test_a_longer_run_is_the_same_up_to_where_the_shorter_settles(tmp_path):
 
 def test_a_rate_that_was_changed_is_learnt_with(tmp_path, monkeypatch):
     killed_at(monkeypatch, tmp_path / "run", "answer", 3)
-    run = Training(tmp_path / "run", replace(CONFIG, answer_rates=(0.5, 0.25)), Data())
+    run = Training(tmp_path / "run", replace(CONFIG, answer_rates=(0.5, 0.25, 0.125)), Data())
     used = {}
-    step = torch.optim.AdamW.step
+    learn = Training._learn
 
-    def noted(self: Any, *args: Any) -> Any:
-        used.update({group["name"]: group["lr"] / run.rate() for group in self.param_groups})
-        return step(self, *args)
+    def noted(self: Training, batch: Any) -> dict[str, float]:
+        used.update({group["name"]: group["lr"] / run.rate() for group in self._groups()})
+        return learn(self, batch)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    monkeypatch.setattr(Training, "_learn", noted)
     run.run()
-    assert used == {"lora": pytest.approx(0.5), "reader": pytest.approx(0.25)}
+    assert used == {"lora": pytest.approx(0.5), "reader": pytest.approx(0.25), "memory": pytest.approx(0.125)}
+
+
+def test_a_slot_learns_where_its_thing_is_shown_and_nowhere_else(tmp_path, monkeypatch):
+    learn = Training._learn
+    moved, shown = [], []
+
+    def noted(self: Training, batch: Any) -> dict[str, float]:
+        slots = self.learner.model.qformer.memory_values
+        before = slots.detach().clone()
+        values = learn(self, batch)
+        if self.stage != "align":
+            moved.append(set((slots != before).any(1).nonzero().flatten().tolist()))
+            shown.append({c for c in batch.concepts.tolist() if c >= 0} if self.stage == "answer" else set())
+        return values
+
+    monkeypatch.setattr(Training, "_learn", noted)
+    trained(tmp_path)
+    assert moved == shown
+    assert any(shown)
+    assert any(len(slots) < len(Examples(Data()).names) for slots in shown)
+
+
+def test_only_the_language_model_learns_to_listen(tmp_path, monkeypatch):
+    killed_at(monkeypatch, tmp_path / "run", "listen", 0)
+    start = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["weights"]
+    killed_at(monkeypatch, tmp_path / "run", "answer", 0)
+    end = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["weights"]
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed == {name for name in start if name.startswith("lora.")}
 
 
 def test_examples_show_no_held_out_drawing_and_no_test_wording():
@@ -231,12 +259,13 @@ def test_examples_show_no_held_out_drawing_and_no_test_wording():
     assert any("train wording" in question for question in asked)
 
 
-def test_every_concept_and_every_fact_comes_once_in_a_turn():
+@pytest.mark.parametrize(("size", "unpictured"), [(3, 1), (4, 2)])
+def test_every_concept_and_every_fact_comes_once_in_a_turn(size, unpictured):
     examples = Examples(Data())
-    size, count = 3, len(examples.pictured)
+    count = len(examples.pictured)
     shown, told = [], []
     for step in range(4 * count * len(examples.facts)):
-        rows = examples.batch(0, step, size)
+        rows = examples.batch(0, step, size, unpictured=unpictured)
         assert len(rows) == size
         shown += [row.tags["concept"] for row in rows if row.concept not in (-1, examples.nothing)]
         told += [

@@ -91,16 +91,24 @@ def model_card(
     weights: Annotated[
         Path | None, typer.Option(help="weights.safetensors of a training of your own; default: the package's.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another model_card.json: the differences go to comparison.md.")
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
     """Measure the embedded model: accuracy per question kind, on seen and held-out drawings and wordings."""
     from ..data import icons
-    from ..pocket import card, curves
+    from ..pocket import card, comparison, curves
     from ..pocket.assemble import ensure_pocket
 
+    other = None if against is None else comparison.read_card(against)
     vlm = open_model("pocket" if weights is None else str(ensure_pocket(weights=weights)), device, dtype).vlm
-    card.write(vlm, icons.load(), out, n, seed)
+    measured = card.write(vlm, icons.load(), out, n, seed)
+    if other is not None:
+        compared = comparison.markdown(measured, other)
+        (out / "comparison.md").write_text(compared, encoding="utf-8")
+        console().print(compared, markup=False, soft_wrap=True)
     if log is not None:
         curves.draw(log, out / "images" / "training.png")
     console().print(f"wrote {out / 'model_card.md'}", markup=False, soft_wrap=True)

@@ -190,7 +190,7 @@ def markdown(card: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def write(vlm: VLM, data: Any, folder: Path, n: int = 200, seed: int = 1) -> dict[str, Any]:
-    """Measures and writes `model_card.md` and `model_card.json` into `folder`."""
+    """Measures and writes `model_card.md` and `model_card.json` into `folder`; returns what the latter holds."""
     import platform
 
     import torch
@@ -200,7 +200,8 @@ def write(vlm: VLM, data: Any, folder: Path, n: int = 200, seed: int = 1) -> dic
     weights = getattr(vlm.model.config, "weights_id", "")
     about = {"date": time.strftime("%Y-%m-%d"), "seed": seed, "machine": machine, "weights": weights}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model_card.json").write_text(json.dumps({"about": about, **card}, indent=1) + "\n")
+    card = {"about": about, **card}
+    (folder / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
     preface = Path(__file__).with_name("card_preface.md").read_text(encoding="utf-8")
     (folder / "model_card.md").write_text(preface + markdown(card, about), encoding="utf-8")
     return card

@@ -27,7 +27,7 @@ SELDOM = {"things.spanish": 0.5}
 """How much less often than its siblings a kind is asked where there is no room for all (long answers, hard to learn)."""
 ROOM = 6
 """Questions put to a picture: more than find room in a row."""
-FACTS = 5
+FACTS = 6
 """Facts in a row of text."""
 TEXT_KINDS = (
     "flags.capital",
@@ -156,32 +156,34 @@ class Examples:
         return Row(picture, [(q, NOTHING, kind) for q in asked], self.nothing if pictured else -1)
 
     def text_row(self, rng: random.Random, facts: list[tuple[str, str]]) -> Row:
-        """Those facts asked without any picture, a general question, and one that needs a picture."""
-        out = [self.text_pair(rng, *fact) for fact in facts]
-        question, answer = rng.choice(general_questions(self.wordings))
-        out.append((question, answer, "text.general"))
-        out.append((self.any_image_question(rng), NOTHING, "nothing.none"))
-        rng.shuffle(out)  # the last may find no room
-        return Row(None, out)
+        """A general question or one that needs a picture, then those facts, without any picture."""
+        if rng.random() < 0.5:
+            other = (*rng.choice(general_questions(self.wordings)), "text.general")
+        else:
+            other = (self.any_image_question(rng), NOTHING, "nothing.none")
+        return Row(None, [other, *(self.text_pair(rng, *fact) for fact in facts)])  # the last may find no room
 
     def text_pair(self, rng: random.Random, key: str, concept: str) -> tuple[str, str, str]:
         record = self.data.concepts[concept]
         question = rng.choice(self.data.text_wordings(key, self.wordings))
         return question.format(name=record.name), record.facts[key.split(".")[1]], f"text.{key}"
 
-    def batch(self, seed: int, step: int, size: int, pairs: int = ROOM) -> list[Row]:
-        """`size` rows: pictures, and in the last a picture that shows nothing (each fourth step) or text only.
+    def batch(self, seed: int, step: int, size: int, pairs: int = ROOM, unpictured: int = 1) -> list[Row]:
+        """`size` rows: drawings, and `unpictured` rows of text; each fourth step one of these is an empty picture.
 
         Concepts and facts come in turn, not at random: of what is drawn six times on average, one in sixteen would be
         drawn twice or less.
         """
         rng = random.Random(seed * 1_000_003 + step)
-        concepts = in_turn(self.pictured, step * (size - 1), size - 1, f"{seed} pictures")
+        drawn = size - unpictured
+        concepts = in_turn(self.pictured, step * drawn, drawn, f"{seed} pictures")
         rows = [self.picture_row(rng, pairs, concept) for concept in concepts]
         if step % 4 == 0:
-            return [*rows, self.nothing_row(rng, pictured=True)]
-        texts = step - step // 4 - 1  # rows of text before this one
-        return [*rows, self.text_row(rng, in_turn(self.facts, texts * FACTS, FACTS, f"{seed} facts"))]
+            rows.append(self.nothing_row(rng, pictured=True))
+        told = step * unpictured - (step + 3) // 4  # rows of text before this step
+        for number in range(told, told + size - len(rows)):
+            rows.append(self.text_row(rng, in_turn(self.facts, number * FACTS, FACTS, f"{seed} facts")))
+        return rows
 
 
 def in_turn(items: list[T], first: int, count: int, key: str) -> list[T]:

@@ -15,6 +15,7 @@ from .lora import add_lora
 from .packing import IGNORED, Packed, attention_mask
 
 LORA_SCALE = 2.0
+MEMORY = ("memory_keys", "memory_values")
 
 
 def run_layer(layer: nn.Module, hidden: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -146,8 +147,10 @@ class Learner(nn.Module):
     def parameter_groups(self, rates: dict[str, float]) -> list[dict[str, Any]]:
         lora = [p for adapter in self.lora.values() for p in (adapter.a, adapter.b)]
         keys = [*self.model.qformer.memory_keys.parameters()]
-        reader = [p for n, p in self.model.qformer.named_parameters() if not n.startswith("memory_keys.")]
+        memory = [self.model.qformer.memory_values]
+        reader = [p for n, p in self.model.qformer.named_parameters() if n.partition(".")[0] not in MEMORY]
         reader += self.model.language_projection.parameters()
         vision = list(self.upper.parameters())
-        groups = {"lora": lora, "reader": reader, "vision": vision, "keys": keys, "temperature": [self.temperature]}
+        groups = {"lora": lora, "reader": reader, "memory": memory, "vision": vision, "keys": keys}
+        groups["temperature"] = [self.temperature]
         return [{"params": p, "lr": rates[n], "name": n} for n, p in groups.items() if rates.get(n)]

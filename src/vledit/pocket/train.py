@@ -1,11 +1,12 @@
 """Training of the embedded model, in three stages; seeded, resumable, logged.
 
 1. *align*: pictures only. The Q-Former learns to say a concept's name in the language model's own embeddings.
-2. *listen*: LoRA, and then Q-Former and projection with it, learn to answer: many pictures, two questions each.
-3. *answer*: the same learn what there is to know: few pictures, each with all its questions, in turn.
+2. *listen*: LoRA learns to answer: many pictures, two questions each.
+3. *answer*: few pictures, each with all its questions, in turn. What there is to know about a thing goes into its slot of
+   the Q-Former's memory, which learns fast and is disturbed by nothing else; LoRA, Q-Former and projection learn on.
 
 Without the first the others never leave the loss of guessing; without the second the frozen language model does not
-understand what it is shown; the third asks a fact in less than half of the columns (docs/experiments.md).
+understand what it is shown; the third learns a fact from a few exposures (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -42,17 +43,16 @@ class TrainConfig:
     align_steps: int = 1800
     align_vision_from: int = 150
     align_batch: int = 32
-    listen_steps: int = 600
+    listen_steps: int = 200
     listen_batch: int = 19
     listen_length: int = 76
-    answer_steps: int = 3600
-    answer_batch: int = 4
-    length: int = 124
+    answer_steps: int = 1800
+    answer_batch: int = 5
+    length: int = 128
     rank: int = 16
     align_rates: tuple[float, float] = (1e-3, 3e-4)  # reader, vision
-    listen_rates: tuple[float, float] = (8e-4, 5e-5)  # LoRA, reader
-    answer_rates: tuple[float, float] = (8e-4, 2e-5)  # LoRA, reader
-    reader_from: int = 200  # step of `listen`
+    listen_rate: float = 8e-4  # LoRA
+    answer_rates: tuple[float, float, float] = (5e-4, 2e-5, 0.05)  # LoRA, reader, what the memory holds
     settle_steps: int = 1200  # of `answer`, the last: the rate falls
     recognition_weight: float = 0.3
     confused: tuple[float, float] = (0.5, 0.4)  # share of pictures that another is mixed into, and at most how much
@@ -86,7 +86,7 @@ class Batches(torch.utils.data.IterableDataset):
         if self.stage == "listen":
             return self.examples.batch(config.seed, step, config.listen_batch, pairs=2)
         if self.stage == "answer":
-            return self.examples.batch(config.seed, step, config.answer_batch)
+            return self.examples.batch(config.seed, step, config.answer_batch, unpictured=2)
         rng = random.Random(config.seed * 7_000_003 + step)
         rows = [self.examples.picture_row(rng, 1) for _ in range(config.align_batch - 1)]
         rows.append(self.examples.nothing_row(rng, pictured=True))
@@ -141,27 +141,31 @@ class Training:
         self.learner = Learner(self.examples.names, config.rank, config.compiled, dtype=self.dtype)
         self.packer = Packer(self.learner.tokenizer, config.length)
         self.stage, self.step = STAGES[0], 0
-        self.optimizer = self._optimizer()
+        self.optimizers = self._optimizers()
         self._resume()
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.learner.parameter_groups(self._rates()), weight_decay=0.01, betas=(0.9, 0.98))
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW for all that learns; in `answer` Adagrad (Duchi et al., 2011) for what the memory holds.
+
+        A slot is shown once in hundreds of steps: its own history has to set its pace, not the time gone by.
+        """
+        groups = {group["name"]: group for group in self.learner.parameter_groups(self._rates())}
+        seldom = groups.pop("memory") if self.stage == "answer" else None
+        adamw = torch.optim.AdamW(groups.values(), weight_decay=0.01, betas=(0.9, 0.98))
+        return [adamw] if seldom is None else [adamw, torch.optim.Adagrad([seldom])]
 
     def _rates(self) -> dict[str, float]:
         """What learns in this stage → its highest rate."""
         if self.stage == "align":
             reader, vision = self.config.align_rates
-            return {"reader": reader, "vision": vision, "keys": reader, "temperature": 1e-3}
+            return {"reader": reader, "memory": reader, "vision": vision, "keys": reader, "temperature": 1e-3}
+        if self.stage == "listen":
+            return {"lora": self.config.listen_rate}
         # the memory's keys stay as they are: they hold the reader to what it learnt; trained on, their noise undid that
-        lora, reader = self.config.listen_rates if self.stage == "listen" else self.config.answer_rates
-        return {"lora": lora, "reader": reader}
+        return dict(zip(("lora", "reader", "memory"), self.config.answer_rates, strict=True))
 
     def _steps(self) -> int:
-        return {
-            "align": self.config.align_steps,
-            "listen": self.config.listen_steps,
-            "answer": self.config.answer_steps,
-        }[self.stage]
+        return getattr(self.config, f"{self.stage}_steps")
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -177,9 +181,9 @@ class Training:
         self.learner.load_trained_state(saved["weights"])
         with torch.no_grad():
             self.learner.temperature.copy_(saved["temperature"])
-        self.optimizer = self._optimizer()
-        if saved["optimizer"] is not None:
-            self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizers = self._optimizers()
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=False):  # none where a stage begins
+            optimizer.load_state_dict(state)
         self.log(
             event="resumed", stage=self.stage, step=self.step, dtype=dtype, **({"changed": changed} if changed else {})
         )
@@ -202,13 +206,14 @@ class Training:
                 )
         return changed
 
-    def save(self, fresh_optimizer: bool = False) -> None:
+    def save(self, fresh: bool = False) -> None:
+        """Writes checkpoint and weights; fresh: the optimizers have not learnt anything yet."""
         saved = {
             "stage": self.stage,
             "step": self.step,
             "weights": self.learner.trained_state(),
             "temperature": self.learner.temperature.detach(),
-            "optimizer": None if fresh_optimizer else self.optimizer.state_dict(),
+            "optimizers": [] if fresh else [optimizer.state_dict() for optimizer in self.optimizers],
         }
         temporary = self.folder / "checkpoint.tmp"
         torch.save(saved, temporary)
@@ -253,8 +258,8 @@ class Training:
             if following == len(STAGES):
                 break
             self.stage, self.step = STAGES[following], 0
-            self.optimizer = self._optimizer()
-            self.save(fresh_optimizer=True)
+            self.optimizers = self._optimizers()
+            self.save(fresh=True)
         self.log(event="done")
 
     def _run_stage(self) -> None:
@@ -266,7 +271,7 @@ class Training:
         began = time.time()
         for step, batch in loader:
             self.step = step
-            for group in self.optimizer.param_groups:
+            for group in self._groups():
                 group["lr"] = rates[group["name"]] * self.rate()  # those of a checkpoint may be others
             values = self._learn(batch)
             for name, value in values.items():
@@ -285,12 +290,15 @@ class Training:
             if self.step % self.config.save_every == 0 or self.step == self._steps():
                 self.save()
 
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
     def _learn(self, batch: Packed) -> dict[str, float]:
         learner = self.learner
         aligning = self.stage == "align"
         learner.vision_learns = aligning and self.step >= self.config.align_vision_from
         # a language model that does not listen yet would tear down in 80 steps what the reader learnt (docs/experiments.md)
-        with torch.set_grad_enabled(self.stage != "listen" or self.step >= self.config.reader_from):
+        with torch.set_grad_enabled(self.stage != "listen"):
             confusion = None if aligning else self._confusion(len(batch.pictures))
             visual, slots = learner.look(torch.from_numpy(batch.pictures), confusion)
         concepts = torch.from_numpy(batch.concepts)
@@ -307,10 +315,14 @@ class Training:
             values["token"] = float((logits.argmax(-1) == targets).float().mean())
             loss = answer + self.config.recognition_weight * recognition
         loss.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.stage == "answer":
+            keep_rows(self.learner.model.qformer.memory_values, concepts[concepts >= 0])
+        parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with torch.sparse.check_sparse_tensor_invariants():  # said explicitly, else Adagrad warns that nothing was said
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         return values
 
     def _confusion(self, count: int) -> Tensor:
@@ -352,12 +364,23 @@ class Training:
         return out
 
 
+def keep_rows(parameter: Tensor, rows: Tensor) -> None:
+    """Makes the gradient of `parameter` (N, D) sparse, with those rows (K,) alone.
+
+    The others hold what a softmax leaked into them; scaled by their own history, that would move them as far.
+    """
+    assert parameter.grad is not None
+    rows = rows.unique()
+    parameter.grad = torch.sparse_coo_tensor(rows[None], parameter.grad[rows], parameter.shape, check_invariants=True)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Training.save` wrote.  Raises: MissingDataError where the file is damaged."""
     try:
         saved = torch.load(path, weights_only=True)
-        if not isinstance(saved, dict) or "weights" not in saved:
-            raise ValueError("it holds no weights")
+        for part in ("weights", "optimizers"):
+            if not isinstance(saved, dict) or part not in saved:
+                raise ValueError(f"it holds no {part}")
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDataError(
