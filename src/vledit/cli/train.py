@@ -74,7 +74,7 @@ def train_pocket(
         Path | None, typer.Option(help="Where checkpoints and the log go; a run there is resumed.")
     ] = None,
 ) -> None:
-    """Train the embedded model (hours on a laptop); an interrupted run goes on where it was."""
+    """Train the embedded model (an hour or more on a laptop); an interrupted run goes on where it was."""
     from ..pocket import train
 
     given: dict[str, Any] = ctx.meta.get(_SETTINGS, {})
