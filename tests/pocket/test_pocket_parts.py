@@ -267,9 +267,16 @@ def test_blank_pictures_are_drawn_from_the_seed_alone():
 
 def test_curves_of_runs_that_follow_each_other_go_on():
     run = [{"stage": "answer", "step": step, "answer": 1.0} for step in (20, 40)]
-    records = [*run, {"event": "resumed", "stage": "answer", "step": 0}, *run, {"event": "done"}]
-    silent = [*run, *run]
-    again = [*run, {"event": "resumed", "stage": "answer", "step": 20}, run[1]]
+    aligned = [{"event": "resumed", "stage": "align", "step": 0}, {"stage": "align", "step": 20}]
+    records = [*aligned[1:], *run, *aligned, *run, {"event": "done"}]
     assert [r["step"] for r in continued(records) if "answer" in r] == [20, 40, 60, 80]
-    assert [r["step"] for r in continued(silent)] == [20, 40, 60, 80]
-    assert [r["step"] for r in continued(again) if "answer" in r] == [20, 40, 40]
+    assert [r["step"] for r in continued(records) if r["stage"] == "align"] == [20, 20, 40]
+    assert [r["step"] for r in continued([*run, *run])] == [20, 40, 60, 80]
+
+
+@pytest.mark.parametrize(("saved", "steps"), [(0, [20, 40, 20, 40]), (20, [20, 40, 40])])
+def test_curves_of_a_run_that_was_killed_are_drawn_over(saved, steps):
+    run = [{"stage": "answer", "step": step, "answer": 1.0} for step in (20, 40)]
+    again = [r for r in run if r["step"] > saved]
+    records = [*run, {"event": "resumed", "stage": "answer", "step": saved}, *again]
+    assert [r["step"] for r in continued(records) if "answer" in r] == steps

@@ -8,19 +8,24 @@ from typing import Any
 
 
 def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted."""
+    """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted.
+
+    A run resumed in the stage it was killed in does again what was not saved; its steps stay as they are.
+    """
     shifts: dict[str, int] = {}
     reached: dict[str, int] = {}
     last: dict[str, int] = {}
     found = []
+    before = ""
     for record in records:
         if "step" not in record:
             continue
         stage = record.get("stage", "answer")
-        if record.get("event") == "resumed" and record["step"] > 0:
-            last[stage] = record["step"]  # what was done since the checkpoint is done again
-        if record["step"] < last.get(stage, 0) or (record.get("event") == "resumed" and record["step"] == 0):
+        if record.get("event") == "resumed" and (record["step"] > 0 or stage == before):
+            last[stage] = record["step"]
+        elif record["step"] < last.get(stage, 0):
             shifts[stage] = reached.get(stage, 0)
+        before = stage
         last[stage] = record["step"]
         step = record["step"] + shifts.get(stage, 0)
         reached[stage] = max(step, reached.get(stage, 0))
