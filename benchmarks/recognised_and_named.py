@@ -16,7 +16,7 @@ import torch
 import vledit
 from vledit.data import icons
 from vledit.pocket.assemble import ensure_pocket
-from vledit.pocket.card import Question, Share, picture_questions
+from vledit.pocket.card import Question, Share, picture_questions, verified
 from vledit.pocket.examples import Examples
 from vledit.vlm.base import VLM
 
@@ -34,14 +34,10 @@ def verdicts(vlm: VLM, asked: list[Question], names: list[str], batch: int) -> t
     recognised, named = [False] * len(asked), [False] * len(asked)
     hook = vlm.model.qformer.memory_keys.register_forward_hook(note)
     try:
-        for rows in vlm.batches(asked, batch):
-            some = [asked[i] for i in rows]
-            seen.clear()
-            exact = vlm.verify(
-                vlm.encode([q.image for q in some], [q.question for q in some], [q.answer for q in some])
-            ).exact
+        for rows, exact in verified(vlm, asked, batch):
             slots = torch.cat(seen).argmax(-1).tolist()
-            for i, slot, right in zip(rows, slots, exact.tolist(), strict=True):
+            seen.clear()
+            for i, slot, right in zip(rows, slots, exact, strict=True):
                 recognised[i], named[i] = names[slot] == asked[i].answer, right
     finally:
         hook.remove()

@@ -9,19 +9,17 @@ Of steps that were done twice, because the run was stopped and resumed, the late
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from vledit.pocket.curves import continued
+from vledit.pocket.curves import read_log
 from vledit.pocket.train import STAGES
 
 
 def stage_records(log: Path, stage: str) -> list[dict[str, Any]]:
     """The records with losses of one stage, by step."""
-    records = continued([json.loads(line) for line in log.read_text().splitlines() if line.strip()])
-    last = {record["step"]: record for record in records if record["stage"] == stage and "seconds" in record}
+    last = {record["step"]: record for record in read_log(log) if record["stage"] == stage and "seconds" in record}
     return [last[step] for step in sorted(last)]
 
 

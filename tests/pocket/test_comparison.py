@@ -24,6 +24,7 @@ def card(weights: str, *right: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+NO_WEIGHTS = '{"pictures": {}, "text": {}, "looking": {}}'
 ONE, OTHER = card("one", 90, 60, 95, 90, 50, 99), card("other", 70, 62, 95, 99, 50, 99)
 
 
@@ -62,7 +63,7 @@ def test_a_question_that_only_one_card_has_is_left_out():
     assert "flags.country" not in markdown(ONE, less)
 
 
-@pytest.mark.parametrize("content", [None, "# a text", "[]", '{"pictures": 3}', '{"pictures": {}}'])
+@pytest.mark.parametrize("content", [None, "# a text", "[]", '{"pictures": 3}', '{"pictures": {}}', NO_WEIGHTS])
 def test_a_file_that_is_no_card_is_told(tmp_path: Path, content: str | None):
     path = tmp_path / "card.json"
     if content is not None:

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,17 @@ class Question:
     answer: str
 
 
-def exact(vlm: VLM, asked: list[Question], batch: int = 32) -> Share:
-    """Share of questions whose greedy answer is exactly the right one."""
-    right = 0
+def verified(vlm: VLM, asked: list[Question], batch: int = 32) -> Iterator[tuple[list[int], list[bool]]]:
+    """Batch by batch: which questions, and whether the greedy answer to each is exactly the right one."""
     for rows in vlm.batches(asked, batch):
         some = [asked[i] for i in rows]
         encoded = vlm.encode([q.image for q in some], [q.question for q in some], [q.answer for q in some])
-        right += int(vlm.verify(encoded).exact.sum())
-    return Share(right, len(asked))
+        yield rows, vlm.verify(encoded).exact.tolist()
+
+
+def exact(vlm: VLM, asked: list[Question], batch: int = 32) -> Share:
+    """Share of questions whose greedy answer is exactly the right one."""
+    return Share(sum(sum(right) for _, right in verified(vlm, asked, batch)), len(asked))
 
 
 def answers(vlm: VLM, asked: list[Question], batch: int = 32) -> list[str]:

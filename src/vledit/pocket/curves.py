@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """What a `log.jsonl` of a training, or of several on the same weights, says of its steps; see `continued`."""
+    return continued([json.loads(line) for line in log.read_text().splitlines() if line.strip()])
+
+
 def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted.
 
@@ -40,7 +45,7 @@ def draw(log: Path, out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = continued([json.loads(line) for line in log.read_text().splitlines() if line.strip()])
+    records = read_log(log)
     listened = max((r["step"] for r in records if r["stage"] == "listen"), default=0)
     later = [
         r | {"step": r["step"] + listened} if r["stage"] == "answer" else r for r in records if r["stage"] != "align"
