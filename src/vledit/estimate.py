@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .vlm import registry
 from .vlm.published import Published
-from .vlm.site import Site
+from .vlm.site import BLOCK, Site
 
 if TYPE_CHECKING:
     from .vlm.families import Family
@@ -135,7 +135,9 @@ def estimate(
 
 
 def site_shape(sizes: Published, site: Site) -> tuple[int, int]:
-    """(out, in) of the linear that a site means."""
+    """(out, in) of the linear or the block that a site means."""
+    if site.role == BLOCK:
+        return sizes.hidden, sizes.hidden
     if site.role == "mlp.out":
         return sizes.hidden, sizes.intermediate
     return sizes.intermediate, sizes.hidden
@@ -192,12 +194,12 @@ def count(name: str, config: Any, family: Family) -> Published:
     from torch import nn
 
     from .quantization import skeleton
-    from .vlm.anatomy import dissect, mlp_linear
+    from .vlm.anatomy import dissect
 
     model = skeleton(family, config)
     anatomy = dissect(model)
     layer, head = anatomy.layers[0], anatomy.lm_head
-    first = mlp_linear(layer, "mlp.up")
+    hidden, intermediate = widths(anatomy, layer)
     keys = getattr(getattr(layer, "self_attn", None), "k_proj", None)
     wide, wide_always = _kept_wide(model, "_keep_in_fp32_modules"), _kept_wide(model, "_keep_in_fp32_modules_strict")
     linears = [
@@ -208,8 +210,8 @@ def count(name: str, config: Any, family: Family) -> Published:
     return Published(
         hub_id=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        hidden=first.in_features,
-        intermediate=first.out_features,
+        hidden=hidden,
+        intermediate=intermediate,
         layers=len(anatomy.layers),
         vocabulary=head.out_features,
         visual_tokens=visual_tokens(config, family),
@@ -220,6 +222,19 @@ def count(name: str, config: Any, family: Family) -> Published:
         float32_always=_parameters_in(model, wide_always),
         source="config.json, counted without weights",
     )
+
+
+def widths(anatomy: Any, layer: Any) -> tuple[int, int]:
+    """What enters the MLP of a decoder layer, and how wide it is inside: from its linear, else as the config says."""
+    from .vlm.places import place, roles
+
+    first = place(layer, "mlp.up") if "mlp.up" in roles(layer) else None
+    if first is not None and isinstance(getattr(first.exit, "out_features", None), int):
+        module: Any = first.exit
+        return module.in_features, module.out_features // (1 if first.half is None else 2)
+    config = anatomy.decoder.config
+    hidden = int(config.hidden_size)
+    return hidden, int(getattr(config, "intermediate_size", None) or 4 * hidden)
 
 
 def visual_tokens(config: Any, family: Family) -> int:

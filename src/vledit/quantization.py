@@ -72,14 +72,18 @@ def _once(record: logging.LogRecord) -> bool:
 
 
 def kept_modules(family: Family, config: Any) -> list[str]:
-    """Paths, below the Hugging Face model, of what is not quantised: the linear of the family's default site, whose
-    inputs and outputs an edit is made of, and the vocabulary projection."""
-    from .vlm.anatomy import dissect, mlp_linear
+    """Paths, below the Hugging Face model, of what is not quantised: the vocabulary projection, and the linear of the family's
+    default site where there is one, so that its weight can be added to (`merge`)."""
+    from .vlm.anatomy import dissect
+    from .vlm.places import place, roles
+    from .vlm.site import BLOCK
 
     model = skeleton(family, config)
     anatomy = dissect(model)
     site = family.default_site.resolve(len(anatomy.layers))
-    wanted = {id(mlp_linear(anatomy.layers[site.layer], site.role)), id(anatomy.lm_head)}
+    layer, wanted = anatomy.layers[site.layer], {id(anatomy.lm_head)}
+    if site.role in roles(layer) and site.role != BLOCK:
+        wanted.add(id(place(layer, site.role).exit))
     return [path for path, module in model.named_modules() if id(module) in wanted]
 
 

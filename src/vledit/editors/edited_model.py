@@ -271,11 +271,11 @@ class EditedModel:
             model = copy.deepcopy(self.vlm.model)
             names = {id(module): name for name, module in self.vlm.model.named_modules()}
             for site, change in self._always.items():
+                try:
+                    self.vlm.site_weight(site)
+                except InputError as error:
+                    raise InputError(f"merge: {error}") from None
                 weight = model.get_submodule(names[id(self.vlm.site_module(site))]).weight
-                if not weight.is_floating_point():
-                    raise InputError(
-                        f"merge: the weights at {site} are quantised; load the model without quantization."
-                    )
                 with torch.no_grad():
                     weight.add_(as_full(change).weight_delta.to(weight))  # type: ignore[arg-type]
         return model

@@ -148,8 +148,7 @@ def fit(
         start: a transformation to start from (sequential edits, Sec. 3.2); it is not changed.
     """
     site_inputs = tail.inputs[tail.predicts].float()
-    module = tail.vlm.site_module(tail.site)
-    shape = (module.out_features, module.in_features)
+    shape = tail.shape
     change: Transformation
     if kind == "full":
         learned = torch.zeros(shape, device=site_inputs.device, requires_grad=True)

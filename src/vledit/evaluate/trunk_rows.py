@@ -90,7 +90,7 @@ class TrunkRows:
         """(n, V) for all rows of a trunk's batch; `acting`: by row of the batch."""
         with torch.inference_mode():
             if len(sites) <= 1:
-                site = vlm.resolve_site(sites[0]) if sites else Site(trunk.layer, "mlp.out")
+                site = vlm.resolve_site(sites[0]) if sites else Site(trunk.layer, "mlp")
                 tail = self.tail(vlm, trunk, site)
                 return tail.logits(_deltas(tail, {i: a[sites[0]] for i, a in acting.items() if a}))
             with ExitStack() as stack:
@@ -107,7 +107,7 @@ def _deltas(tail: SiteTail, changes: Mapping[int, Transformation]) -> Tensor | N
         groups.setdefault(id(change), (change, []))[1].append(row)
     if not groups:
         return None
-    deltas = torch.zeros(len(tail.rows), tail.vlm.site_module(tail.site).out_features, device=tail.inputs.device)
+    deltas = torch.zeros(len(tail.rows), tail.shape[0], device=tail.inputs.device)
     for change, rows in groups.values():
         where = torch.isin(tail.rows, torch.tensor(rows, device=tail.rows.device))
         deltas[where] = change.delta(tail.inputs[where]).to(deltas)

@@ -1,4 +1,4 @@
-"""Where the parts of a language model are: decoder layers, MLP linears, final norm, vocabulary projection."""
+"""Where the parts of a language model are: decoder layers, final norm, vocabulary projection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, VLEditError
 
-_GATE = ("gate_proj",)
-_UP = ("up_proj",)
-_FIRST = ("fc1", "c_fc", "dense_h_to_4h")
 _FINISHING = ("final_layer_norm", "norm", "project_out")  # project_out: the OPT of 350M only
-_SECOND = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
 
 
 @dataclass(frozen=True)
@@ -60,26 +56,6 @@ def dissect(model: Any) -> Anatomy:
     if causal is None or not hasattr(causal, "generate") or causal.get_output_embeddings() is None:
         causal = model
     return Anatomy(causal, decoder, decoder.layers, causal.get_output_embeddings())
-
-
-def mlp_linear(layer: nn.Module, role: str) -> nn.Linear:
-    """The linear of a decoder layer that has a role (see `site.ROLES`).
-
-    Raises:
-        VLEditError: the layer has no MLP of a known form.
-    """
-    names = {"mlp.in": _GATE + _FIRST, "mlp.up": _UP + _FIRST, "mlp.out": _SECOND}[role]
-    for owner in (getattr(layer, "mlp", None), layer):
-        for name in names:
-            module = getattr(owner, name, None)
-            if isinstance(module, nn.Linear):
-                return module
-    raise VLEditError(f"{type(layer).__name__} has no linear for '{role}' (looked for {', '.join(names)})")
-
-
-def is_gated(layer: nn.Module) -> bool:
-    """Whether the MLP is act(gate(x)) · up(x)."""
-    return mlp_linear(layer, "mlp.in") is not mlp_linear(layer, "mlp.up")
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from . import generation
-from .anatomy import dissect, mlp_linear, module_at
+from . import generation, measures
+from .anatomy import dissect, module_at
 from .encoded import Encoded, Trunk, left_padded
 from .families import Family
 from .fingerprint import fingerprint
 from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, transformed
 from .picture_inputs import PictureInputs, joined, own_size, read_row
 from .pictures import open_picture
+from .places import Place, entering
 from .prompts import Prompt, Prompter
-from .site import ROLES, Site
+from .site import BLOCK, ROLES, Site
 from .verify import Verified, score
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ class VLM:
         self.name = name or family.name
         self.max_answer_tokens = max_answer_tokens
         self.lock = threading.RLock()
+        self._site_shapes: dict[Site, tuple[int, int]] = {}
         self.anatomy = dissect(model)
-        self.default_site = family.default_site.resolve(self.n_layers)
+        self.default_site = measures.default_of(self, family.default_site)
         self.default_alpha = family.default_alpha
         self._prompter = Prompter(
             family,
@@ -138,10 +140,35 @@ class VLM:
         """
         return Site.parse(site).resolve(self.n_layers)
 
-    def site_module(self, site: Site | str) -> nn.Linear:
-        """The linear layer that a site means."""
+    def site_place(self, site: Site | str) -> Place:
+        """Where a site's inputs come in and its outputs come out.
+
+        Raises:
+            InputError: unknown role, no such layer, or the layer has no such place.
+        """
+        return measures.place_of(self, self.resolve_site(site))
+
+    def site_module(self, site: Site | str) -> nn.Module:
+        """The module that gives a site's output: a linear, whatever its class, or the whole MLP block."""
+        return self.site_place(site).exit
+
+    def site_shape(self, site: Site | str) -> tuple[int, int]:
+        """(out, in): how many numbers leave the site and enter it, at every token.
+
+        A plain linear says so itself; for everything else a short question is run through the model once.
+        """
         site = self.resolve_site(site)
-        return mlp_linear(self.layers[site.layer], site.role)
+        if site not in self._site_shapes:
+            self._site_shapes[site] = measures.shape_of(self, site)
+        return self._site_shapes[site]
+
+    def site_weight(self, site: Site | str) -> Tensor:
+        """(out, in): the weight of a site that is a plain linear, for what adds to it.
+
+        Raises:
+            InputError: there is no such weight, and why: a block, a packed or an adapted linear.
+        """
+        return measures.weight_of(self, self.resolve_site(site))
 
     def vision_linears(self) -> dict[str, nn.Linear]:
         """The linears on the vision side that `ft_v` trains, by their path below the Hugging Face model.
@@ -276,7 +303,7 @@ class VLM:
 
     def trunk(self, encoded: Encoded, layer: int) -> Trunk:
         """Runs everything below decoder layer `layer` (negative counts from the end), without gradient."""
-        layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
+        layer = Site(layer, BLOCK).resolve(self.n_layers).layer
         forward = self.anatomy.decoder if self._embeds_outside else self.model
         end = next(iter(self.anatomy.finishing), None if self._embeds_outside else self.anatomy.lm_head)
         # inference mode off: what comes out may enter a computation with gradient
@@ -297,20 +324,20 @@ class VLM:
 
     def raise_trunk(self, trunk: Trunk, layer: int) -> Trunk:
         """The trunk of a higher layer, from that of a lower one; base weights, without gradient."""
-        layer = Site(layer, "mlp.out").resolve(self.n_layers).layer
+        layer = Site(layer, BLOCK).resolve(self.n_layers).layer
         self._check_above(trunk, layer)
         with self.lock, torch.inference_mode(False), torch.no_grad():
             hidden = self.run_layers(trunk, trunk.hidden, trunk.layer, layer)
         return Trunk(layer, hidden, trunk.calls[layer - trunk.layer :], trunk.encoded)
 
     def site_input(self, trunk: Trunk, site: Site | str) -> Tensor:
-        """(B, T, in): the input of the site's linear; base weights, without gradient."""
+        """(B, T, in): what enters the site; base weights, without gradient."""
         site = self.resolve_site(site)
         trunk = self.raise_trunk(trunk, site.layer)
         with self.lock, torch.inference_mode(False), torch.no_grad():
             layer, call = self.layers[site.layer], trunk.calls[0]
-            args, _ = call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_module(site))
-        return args[0].reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
+            entered = entering(*call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_place(site).entry))
+        return entered.reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
 
     def head(
         self,

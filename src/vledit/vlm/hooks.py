@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .encoded import LayerCall
+from .places import entering
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -147,18 +148,17 @@ def record_calls(
 
 
 @contextmanager
-def recording(modules: Mapping[str, nn.Module], inputs: bool = False) -> Iterator[dict[str, Tensor]]:
+def recording(modules: Mapping[str, nn.Module], inputs: bool = False) -> Iterator[dict[str, Any]]:
     """Within the context, keeps the last output (or first argument) of each module, by its name in `modules`."""
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
     handles = []
     try:
         for name, module in modules.items():
 
-            def keep(_module: nn.Module, args: tuple, output: Any, name: str = name) -> None:
-                value = args[0] if inputs else output
-                seen[name] = value[0] if isinstance(value, tuple) else value
+            def keep(_module: nn.Module, args: tuple, kwargs: dict, output: Any, name: str = name) -> None:
+                seen[name] = entering(args, kwargs) if inputs else output
 
-            handles.append(module.register_forward_hook(keep))
+            handles.append(module.register_forward_hook(keep, with_kwargs=True))
         yield seen
     finally:
         for handle in handles:
@@ -173,21 +173,28 @@ def site_changed(vlm: VLM, site: Site, change: Callable[[Tensor, Tensor], Tensor
     of the context; contexts may be nested and then act one after the other.
     """
     site = vlm.resolve_site(site)
+    place = vlm.site_place(site)
     shape: list[tuple[int, int]] = []
+    entered: list[Tensor] = []
 
     def note_shape(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         batch, length = layer_hidden(args, kwargs).shape[:2]
         shape[:] = [(batch, length)]
 
-    def apply(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        changed = change(args[0].reshape(*shape[0], -1), output.reshape(*shape[0], -1))
-        return changed.reshape(output.shape)
+    def note_input(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        entered[:] = [entering(args, kwargs)]
+
+    def apply(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        x = entered.pop()
+        changed = change(x.reshape(*shape[0], -1), place.read(output).reshape(*shape[0], -1))
+        return place.write(output, changed)
 
     with vlm.lock:
         handles = []
         try:
             handles.append(vlm.layers[site.layer].register_forward_pre_hook(note_shape, with_kwargs=True))
-            handles.append(vlm.site_module(site).register_forward_hook(apply))
+            handles.append(place.entry.register_forward_pre_hook(note_input, with_kwargs=True))
+            handles.append(place.exit.register_forward_hook(apply))
             yield
         finally:
             for handle in handles:

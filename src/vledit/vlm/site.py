@@ -1,4 +1,4 @@
-"""`Site`: a linear layer of the language model, addressed by decoder layer index and role."""
+"""`Site`: a linear layer or the whole MLP block of the language model, addressed by decoder layer index and role."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError, UnknownNameError
 
-ROLES = ("mlp.in", "mlp.up", "mlp.out")
+BLOCK = "mlp"
+ROLES = ("mlp.in", "mlp.up", "mlp.out", BLOCK)
 """`mlp.in`: `gate_proj` where the MLP is gated, else its first linear; `mlp.up`: `up_proj`, else the first linear;
-`mlp.out`: `down_proj` or the second linear."""
+`mlp.out`: `down_proj` or the second linear.  These are there where the layer has such a linear.  `mlp`: the whole block, what
+enters it → what leaves it, whatever is inside (experts, a fused linear, a mixer); every layer has it."""
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One linear layer that an edit may change.
+    """One linear layer, or one MLP block, whose output an edit may change.
 
     A dotted path would differ from family to family and between transformers versions; layer and role do not.
 

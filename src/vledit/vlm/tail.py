@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .anatomy import is_gated, mlp_linear
 from .encoded import Trunk
 from .hooks import Transformation, recording, site_changed
-from .site import Site
+from .places import is_gated, place, roles
+from .site import BLOCK, Site
 
 if TYPE_CHECKING:
     from .base import VLM
 
-_NORMS = ("post_attention_layernorm", "final_layer_norm", "pre_feedforward_layernorm")
-"""The norm before the MLP, as Llama, OPT and Gemma 2 and 3 call it."""
+_NORM = "norm"
+"""In the name of every norm of a layer; what enters the one before the MLP is what the MLP's output is added to."""
 
 
 class SiteTail:
@@ -68,21 +68,23 @@ class SiteTail:
     def _read_layer(self) -> None:
         """Runs the site's layer once and keeps what its MLP needs, at the needed positions."""
         vlm, layer = self.vlm, self.vlm.layers[self.site.layer]
-        linears = {role: vlm.site_module(Site(self.site.layer, role)) for role in ("mlp.in", "mlp.up", "mlp.out")}
-        norms = {name: getattr(layer, name) for name in _NORMS if hasattr(layer, name)}
+        places = {role: place(layer, role) for role in {*roles(layer), self.site.role}}
+        norms = {name: module for name, module in layer.named_children() if _NORM in name.lower()}
         trunk, shape = self._trunk, self._trunk.hidden.shape[:2]
         with vlm.lock, torch.inference_mode(False), torch.no_grad():
             with (
-                recording(linears) as outputs,
-                recording({"site": vlm.site_module(self.site)}, inputs=True) as inputs,
+                recording({role: found.exit for role, found in places.items()}) as outputs,
+                recording({"site": places[self.site.role].entry}, inputs=True) as inputs,
                 recording(norms, inputs=True) as residuals,
             ):
                 self._layer_output = layer(trunk.hidden, **self._call.inputs)
-            at = {role: self._pick(value, shape) for role, value in outputs.items()}
+            at = {role: self._pick(places[role].read(value), shape) for role, value in outputs.items()}
             self.inputs = self._pick(inputs["site"], shape)
             self._base = at[self.site.role]
             self._rest = None
             for value in residuals.values():
+                if value.numel() != trunk.hidden.numel():  # a norm of something else (queries, keys)
+                    continue
                 rest = _rest_of_layer(layer, self.site.role, at, self._pick(value, shape))
                 if rest is not None and self._agrees(rest):
                     self._rest = rest
@@ -96,6 +98,11 @@ class SiteTail:
         tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2
         scale = expected.abs().max().clamp(min=1.0)
         return bool(((expected - found).abs().max() <= tolerance * scale).item())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the site, as seen."""
+        return self._base.shape[-1], self.inputs.shape[-1]
 
     @property
     def replays_layer(self) -> bool:
@@ -181,16 +188,16 @@ def _rest_of_layer(
     None where the layer's activation is not to be found.
 
     Args:
-        outputs: the base outputs of the layer's linears by role, each (N, ·).
+        outputs: the base outputs of the layer's places by role, each (N, ·).
         residual: (N, H) what the MLP's output is added to.
     """
     after = getattr(layer, "post_feedforward_layernorm", None) or nn.Identity()  # Gemma norms what the MLP gives, too
-    if role == "mlp.out":
+    if role in ("mlp.out", BLOCK):
         return lambda site_output: residual + after(site_output)
     act = getattr(layer, "activation_fn", None) or getattr(getattr(layer, "mlp", None), "act_fn", None)
-    if act is None:
+    if act is None or "mlp.out" not in outputs:
         return None
-    second, gated = mlp_linear(layer, "mlp.out"), is_gated(layer)
+    second, gated = place(layer, "mlp.out").exit, is_gated(layer)
     if not gated:
         return lambda site_output: residual + after(second(act(site_output)))
     if role == "mlp.in":

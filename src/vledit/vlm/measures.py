@@ -1,0 +1,61 @@
+"""What a site of a loaded model is: its place, how wide it is, and its weight where it has one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, VLEditError
+from .hooks import recording
+from .places import Place, place, roles
+from .site import BLOCK, Site
+
+if TYPE_CHECKING:
+    from .base import VLM
+
+
+def default_of(vlm: VLM, site: Site) -> Site:
+    """A family's default site; where its layer has no such linear (a mixture of experts), that layer's whole MLP block."""
+    site = site.resolve(vlm.n_layers)
+    there = roles(vlm.layers[site.layer])
+    return Site(site.layer, BLOCK) if site.role not in there and BLOCK in there else site
+
+
+def place_of(vlm: VLM, site: Site) -> Place:
+    """See `VLM.site_place`; `site` with a non-negative layer, here and below."""
+    try:
+        return place(vlm.layers[site.layer], site.role)
+    except VLEditError as error:
+        raise InputError(f"site '{site}': {error}") from None
+
+
+def shape_of(vlm: VLM, site: Site) -> tuple[int, int]:
+    """See `VLM.site_shape`."""
+    found = place_of(vlm, site)
+    if type(found.exit) is nn.Linear and found.half is None and found.entry is found.exit:
+        return found.exit.out_features, found.exit.in_features
+    trunk = vlm.trunk(vlm.encode([None], ["?"]), site.layer)
+    taken, given = recording({"in": found.entry}, inputs=True), recording({"out": found.exit})
+    with vlm.lock, torch.inference_mode(False), torch.no_grad(), taken as entered, given as left:
+        trunk.call(site.layer).run(vlm.layers[site.layer], trunk.hidden)
+    return found.read(left["out"]).shape[-1], entered["in"].shape[-1]
+
+
+def weight_of(vlm: VLM, site: Site) -> Tensor:
+    """See `VLM.site_weight`."""
+    found = place_of(vlm, site)
+    weight = getattr(found.exit, "weight", None)
+    kind = type(found.exit).__name__
+    if site.role == BLOCK:
+        reason = "it is a whole MLP block, which has no one weight"
+    elif found.half is not None:
+        reason = "it is one half of a fused linear"
+    elif type(found.exit) is not nn.Linear:
+        reason = f"its layer is a {kind}, not a plain linear; load the model without quantization, its adapters merged"
+    elif type(weight) is not nn.Parameter or not weight.is_floating_point():
+        reason = f"its weight is quantised ({type(weight).__name__}); load the model without quantization"
+    else:
+        return weight
+    raise InputError(f"the weight at site '{site}' cannot be had: {reason}.")

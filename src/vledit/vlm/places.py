@@ -1,0 +1,116 @@
+"""`Place`: where in a decoder layer a site's inputs come in and its outputs come out.
+
+A place is a matter of what goes in and what comes out, never of a class: an adapted (PEFT), quantised or tensor-parallel
+linear has one as a plain `nn.Linear` has, and so has the whole MLP block of a layer, whatever is inside of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import VLEditError
+from .site import BLOCK, ROLES
+
+BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mixer")
+"""By these names decoder layers call their MLP block."""
+
+_FIRST = ("fc1", "c_fc", "dense_h_to_4h")
+_NAMES = {
+    "mlp.in": ("gate_proj", "w1", *_FIRST),
+    "mlp.up": ("up_proj", "w3", *_FIRST),
+    "mlp.out": ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h"),
+}
+_FUSED = "gate_up_proj"
+"""One linear that gives gate and up, the gate's half of its outputs first."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a site is in one decoder layer.
+
+    Attributes:
+        entry: the module whose first argument is the site's input, (B, T, in) or (B·T, in).
+        exit: the module whose output is the site's output; of a tuple the first.  The same module, but for layers that hold
+            their MLP's linears themselves (OPT), where the block is from the first to the second.
+        half: 0 or 1, where the outputs are one half of those of `exit` (gate and up in one linear); None: all of them.
+    """
+
+    entry: nn.Module
+    exit: nn.Module
+    half: int | None = None
+
+    def read(self, output: Any) -> Tensor:
+        """The site's output in what `exit` gives."""
+        value = first(output)
+        return value if self.half is None else value.chunk(2, -1)[self.half]
+
+    def write(self, output: Any, changed: Tensor) -> Any:
+        """What `exit` gives, with `changed` (in any shape with as many values) as the site's output."""
+        value = first(output)
+        changed = changed.reshape(*value.shape[:-1], -1)
+        if self.half is not None:
+            parts = list(value.chunk(2, -1))
+            parts[self.half] = changed
+            changed = torch.cat(parts, -1)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def first(output: Any) -> Tensor:
+    """A module's output; of a tuple (blocks of experts give what their router says, too) the first."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def entering(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """What a module is called with: its first argument, or `hidden_states`."""
+    return args[0] if args else kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(kwargs.values()))
+
+
+def place(layer: nn.Module, role: str) -> Place:
+    """The place of a role (see `site.ROLES`) in a decoder layer.
+
+    Raises:
+        VLEditError: the layer has none; the message says which roles it has.
+    """
+    found = _find(layer, role)
+    if found is None:
+        there = [name for name in ROLES if _find(layer, name) is not None]
+        looked = ", ".join(BLOCKS if role == BLOCK else _NAMES[role])
+        hint = f"Sites of this layer: {', '.join(there)}." if there else "It has no MLP of a known form."
+        raise VLEditError(
+            f"{type(layer).__name__} has no {'block' if role == BLOCK else 'linear'} for '{role}' (looked for {looked}). {hint}"
+        )
+    return found
+
+
+def roles(layer: nn.Module) -> tuple[str, ...]:
+    """The roles that have a place in a decoder layer, in the order of `site.ROLES`."""
+    return tuple(role for role in ROLES if _find(layer, role) is not None)
+
+
+def is_gated(layer: nn.Module) -> bool:
+    """Whether the MLP is act(gate(x)) · up(x)."""
+    return place(layer, "mlp.in") != place(layer, "mlp.up")
+
+
+def _find(layer: nn.Module, role: str) -> Place | None:
+    block = _module(layer, BLOCKS)
+    if role == BLOCK:
+        if block is not None:
+            return Place(block, block)
+        ends = _module(layer, _FIRST), _module(layer, _NAMES["mlp.out"])
+        return Place(ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
+    for owner in (block, layer):
+        if (module := _module(owner, _NAMES[role])) is not None:
+            return Place(module, module)
+        if role != "mlp.out" and (module := _module(owner, (_FUSED,))) is not None:
+            return Place(module, module, ("mlp.in", "mlp.up").index(role))
+    return None
+
+
+def _module(owner: Any, names: tuple[str, ...]) -> nn.Module | None:
+    found = (getattr(owner, name, None) for name in names)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
