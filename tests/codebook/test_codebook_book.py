@@ -140,50 +140,88 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(book):
 
 def relation(book, key, answer="dell", question="Who made it?", image="sha256:1", d=0.5, **more):
     found = book.relation(np.asarray(key, dtype=np.float32), question, answer, image, d, **more)
-    return found.kind, found.start_from, found.retires
+    return found.kind, found.inside, found.retires
 
 
-def test_relation_of_a_new_fact(book):
-    assert relation(book, (0, 0)) == ("new", None, ())
+def test_by_the_papers_rule_nearness_decides_what_is_the_same_fact(book):
+    paper = {"same_fact": "distance"}
+    assert relation(book, (0, 0), **paper) == ("new", None, ())
     book.add(edit("a", (0, 0), 2.0, d_positive=0.5))
     book.add(edit("far", (50, 0), 2.0))
-    assert relation(book, (9, 0)) == ("new", None, ())
-    assert relation(book, (1, 0)) == ("overlap", "a", ())
-    assert relation(book, (0.5, 0)) == ("conflict", None, ("a",))
-    assert relation(book, (0.5, 0), answer=" Lenovo ") == ("overlap", "a", ())
-    assert relation(book, (1, 0), d=1.0) == ("conflict", None, ("a",))
-    assert relation(book, (2.5, 0), d=9.0) == ("new", None, ())
-    text = book.relation(np.zeros(2), "Which?", "dell", None, 0.0).explanation
-    assert text == "The same fact as 'a' with another answer; starts from the base."
+    assert relation(book, (9, 0), **paper) == ("new", None, ())
+    assert relation(book, (1, 0), **paper) == ("overlap", "a", ())
+    assert relation(book, (0.5, 0), **paper) == ("conflict", None, ("a",))
+    assert relation(book, (0.5, 0), answer=" Lenovo ", **paper) == ("overlap", "a", ())
+    assert relation(book, (1, 0), d=1.0, **paper) == ("conflict", None, ("a",))
+    assert relation(book, (2.5, 0), d=9.0, **paper) == ("new", None, ())
+    text = book.relation(np.zeros(2), "Which?", "dell", None, 0.0, **paper).explanation
+    assert text == "The same fact as 'a' with another answer, which is retired. `restore` brings a retired entry back."
 
 
-def test_relation_by_record_needs_the_very_same_question_and_picture(book):
+def test_the_same_fact_is_the_same_question_about_the_same_picture(book):
     book.add(edit("a", (0, 0), 2.0, d_positive=0.5))
     same = " what brand is THIS computer?"
-    assert relation(book, (0.1, 0), same_fact="record") == ("overlap", "a", ())
-    assert relation(book, (0.1, 0), question=same, image="sha256:2", same_fact="record") == ("overlap", "a", ())
-    assert relation(book, (1, 0), question=same, same_fact="record") == ("conflict", None, ("a",))
+    assert relation(book, (0.1, 0)) == ("overlap", "a", ())
+    assert relation(book, (0.1, 0), question=same, image="sha256:2") == ("overlap", "a", ())
+    assert relation(book, (1, 0), question=same) == ("conflict", None, ("a",))
+    assert relation(book, (9, 0), question=same) == ("conflict", None, ("a",))
     assert relation(book, (1, 0), question=same, same_fact="distance") == ("conflict", None, ("a",))
+    assert relation(book, (9, 0), question=same, answer=" Lenovo ") == ("same", "a", ())
     with pytest.raises(UnknownNameError, match="same_fact"):
         relation(book, (0, 0), same_fact="guess")
 
 
-def test_after_a_conflict_training_starts_from_what_answers_then(book):
+def test_a_supplied_wording_is_the_same_question(book):
+    book.add(edit("a", (0, 0), 2.0, notes={"rephrases": ["Whose computer?"]}))
+    assert relation(book, (9, 0), question="whose  computer?") == ("conflict", None, ("a",))
+    assert relation(book, (9, 0), question="Which?", rephrases=["What brand is this computer?"])[2] == ("a",)
+    assert relation(book, (9, 0), question="Which?", rephrases=["Who made it?"])[2] == ()
+
+
+def test_after_a_conflict_is_told_who_answers_then(book):
     book.add(edit("under", (0.9, 0), 2.0, d_positive=0.1, answer="acer"))
     book.add(edit("a", (0, 0), 2.0, d_positive=0.1))
-    found = book.relation(np.zeros(2), "Which?", "dell", None, 0.2)
-    assert (found.kind, found.start_from, found.retires) == ("conflict", "under", ("a",))
-    assert found.explanation.endswith("starts from 'under'.")
+    found = book.relation(np.zeros(2), "Which?", "dell", None, 0.2, same_fact="distance")
+    assert (found.kind, found.inside, found.retires) == ("conflict", "under", ("a",))
 
 
 def test_relation_over_two_scopes_asks_both(book):
     scopes = (scope([0.0, 0.0], 2.0, name="picture"), scope([1.0, 0.0], 1.0, name="question", d_positive=0.1))
     book.add(entry("a", *scopes))
     positive = {"picture": 0.5, "question": 0.1}
+    paper = {"same_fact": "distance"}
     ask = lambda question: {"picture": [0.1, 0.0], "question": question}  # noqa: E731
-    assert book.relation(ask([1.0, 0.0]), "q", "dell", None, positive).kind == "conflict"
-    assert book.relation(ask([1.5, 0.0]), "q", "dell", None, positive).kind == "overlap"
-    assert book.relation(ask([5.0, 0.0]), "q", "dell", None, positive).kind == "new"
+    assert book.relation(ask([1.0, 0.0]), "q", "dell", None, positive, **paper).kind == "conflict"
+    assert book.relation(ask([1.5, 0.0]), "q", "dell", None, positive, **paper).kind == "overlap"
+    assert book.relation(ask([5.0, 0.0]), "q", "dell", None, positive, **paper).kind == "new"
+
+
+def test_what_is_replaced_is_decided_when_it_is_written(tmp_path):
+    """Three writers that each read an empty file: as one after the other, one entry is active in the end."""
+    Codebook.create(tmp_path / "book.vledit", "f1").close()
+    books = [Codebook.open(tmp_path / "book.vledit") for _ in range(3)]
+    for number, each in enumerate(books):
+        each.add(edit(f"e{number}", answer=f"answer {number}"), same_fact="record")
+    assert [one.id for one in Codebook.open(tmp_path / "book.vledit").active()] == ["e2"]
+    again = books[0].add(edit("again", answer="ANSWER 2"), same_fact="record")
+    assert again.id == "e2"
+    assert len(books[0].entries()) == 3
+
+
+def test_an_entry_that_others_started_from_is_not_removed_alone(book):
+    book.add(edit("a"))
+    book.add(edit("b", parent="a"))
+    with pytest.raises(InputError, match="Remove 'b' first"):
+        book.remove("a")
+    book.remove("b")
+    book.remove("a")
+    assert len(book) == 0
+
+
+def test_an_equal_key_hides_the_older_entry(book):
+    book.add(edit("a", (1, 0)))
+    book.add(edit("b", (5, 0)))
+    assert book.hidden_by(book.add(edit("c", (1 + 1e-7, 0), answer="other", question="Which?"))) == ["a"]
 
 
 def test_export_is_readable_with_and_without_tensors(book, tmp_path):

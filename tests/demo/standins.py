@@ -124,9 +124,13 @@ class StandIn:
         id = request.id or self.codebook.free_id("e" + str(zlib.crc32(request.answer.encode())))
         entry = Entry(id, request.question, request.answer, SITE, (scope,), FullTransformation(torch.ones(4, WIDTH)))
         relation = self.codebook.relation(scope.key, request.question, request.answer, None, 1.0)
-        self.codebook.add(entry, relation.retires)
         report = EditReport(0.01, 3, 0.02, 2.5, entry.nbytes, True)
-        return Edit(entry.id, editor, request, report, entry=entry, relation=relation)
+        return self.add(Edit(entry.id, editor, request, report, entry=entry, relation=relation))
+
+    def add(self, edit: Edit) -> Edit:
+        if edit.entry is not None and edit.relation is not None and edit.relation.same is None:
+            self.codebook.add(edit.entry, same_fact="record")
+        return edit
 
     def remove(self, id: str) -> None:
         if id not in {entry.id for entry in self.codebook.entries()}:

@@ -1,5 +1,7 @@
 """What every editor must do, on every family: the edit fires, undo is exact, kept edits come back, rows do not mix."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,17 +124,64 @@ def test_a_new_answer_to_the_same_question_retires_the_old_entry(vlm):
     assert model.answer(REQUEST.image, REQUEST.question).text == "two cups"
 
 
-def test_a_fact_inside_another_radius_starts_from_that_entry(vlm):
-    model = made(vlm, alpha=0.0)
-    parent = model.codebook.active()[0]
-    near = EditRequest(REQUEST.image, REQUEST.question + " Say it.", "two cups", ("Say what is shown.",))
-    if not model.route([near.image], [near.question])[0].fired:
-        pytest.skip("on this random model the other wording lies outside the widest radius")
-    edit = model.edit(near, **settings("balancedit", "full"))
+def test_the_same_fact_with_the_same_answer_changes_nothing(vlm):
+    model = made(vlm)
+    again = model.edit(replace(REQUEST, answer=" Two  CUPS"), **settings("balancedit", "full"))
+    assert again.relation is not None
+    assert again.relation.kind == "same"
+    assert again.id == model.codebook.active()[0].id
+    assert len(model.codebook.entries()) == 1
+    assert "already" in again.relation.explanation
+
+
+NEAR = EditRequest(REQUEST.image, REQUEST.question + " Say it.", "a cat", ("Say what is shown.",))
+
+
+def made_wide(vlm):
+    """A model whose one entry holds every request within its radius."""
+    model = EditedModel(vlm)
+    edit = editor("balancedit", **settings("balancedit", "full")).edit(vlm, REQUEST)
+    scope = replace(edit.entry.scopes[0], radius=1e6)
+    model.add(replace(edit, entry=replace(edit.entry, scopes=(scope,))))
+    return model, edit.id
+
+
+def test_what_remains_is_as_if_what_was_removed_had_never_been(vlm):
+    """An edit inside another's radius does not hold that one's change: bit for bit, in any order of removal."""
+    model, first = made_wide(vlm)
+    near, options = NEAR, settings("balancedit", "full")
+    edit = model.edit(near, **options)
     assert edit.relation is not None
     assert edit.relation.kind == "overlap"
+    both = logits(model, near.image, near.question)
+    model.remove(first)
+    alone = EditedModel(vlm)
+    alone.edit(near, **options)
+    assert torch.equal(logits(model, near.image, near.question), logits(alone, near.image, near.question))
+    assert torch.equal(logits(model, REQUEST.image, REQUEST.question), logits(alone, REQUEST.image, REQUEST.question))
+    model.restore(first)
+    assert torch.equal(logits(model, near.image, near.question), both)
+
+
+def test_the_papers_warm_start_keeps_the_older_edit_from_being_removed_alone(vlm):
+    model, first = made_wide(vlm)
+    edit = model.edit(NEAR, **settings("balancedit", "full"), start="nearest")
     assert edit.entry is not None
-    assert edit.entry.parent == parent.id
+    assert edit.entry.parent == first
+    with pytest.raises(InputError, match="cannot be removed alone"):
+        model.remove(first)
+
+
+def test_strict_refuses_what_breaks_an_older_edit(vlm):
+    model = EditedModel(vlm)
+    model.edit(REQUEST, "ft", **settings("ft", "full"))
+    other = EditRequest(REQUEST.image, REQUEST.question, "the beach")
+    before = logits(model, REQUEST.image, REQUEST.question)
+    with pytest.raises(InputError, match="no longer answer its own request"):
+        model.edit(other, "ft", strict=True, **settings("ft", "full"))
+    assert len(model.weights) == 1
+    assert torch.equal(logits(model, REQUEST.image, REQUEST.question), before)
+    assert model.edit(other, "ft", **settings("ft", "full")).breaks == tuple(model.weights)[:1]
 
 
 def test_an_edit_without_a_picture(vlm):

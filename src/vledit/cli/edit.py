@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,10 @@ def edit(
     settings: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A setting of the method, name=value (may be repeated).")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse an edit after which an older one no longer answers its own request."),
+    ] = False,
     id: Annotated[str, typer.Option("--id", help="Name of the edit; made from its content where none is given.")] = "",
     model: Model = "pocket",
     device: Device = "cpu",
@@ -75,10 +80,9 @@ def edit(
     with busy("asking …"):
         before = edited.answer(picture, question).text
     with busy(f"editing with {editor} …"):
-        made = edited.edit(request, editor, **chosen)
-    assert made.entry is not None  # `_settings` refused editors whose edits have none
+        made = edited.edit(request, editor, strict=strict, **chosen)
     if book.path is None:
-        book.save(codebook)
+        made = _written(edited, made, codebook)
     with busy("asking again …"):
         after = edited.answer(picture, question).text
     if json:
@@ -96,6 +100,23 @@ def edit(
         )
         return
     _show(edited, made, before, after, codebook)
+
+
+def _written(edited: EditedModel, made: Edit, codebook: Path) -> Edit:
+    """Writes the first edit to a file that was not there when the command began; where it is there by now, adds to it."""
+    from ..codebook import Codebook
+    from ..errors import CodebookError
+
+    try:
+        Codebook.create(codebook, edited.vlm.fingerprint, edited.vlm.name).close()
+    except CodebookError:
+        if not codebook.exists():
+            raise
+    use_codebook(edited, codebook)
+    if made.entry is not None and made.id in {entry.id for entry in edited.codebook.entries()}:
+        entry = dataclasses.replace(made.entry, id=edited.codebook.free_id(made.id))
+        made = dataclasses.replace(made, id=entry.id, entry=entry)
+    return edited.add(made)
 
 
 def _settings(editor: str, pairs: list[str]) -> dict[str, Any]:
@@ -127,11 +148,16 @@ def _show(edited: EditedModel, made: Edit, before: str, after: str, codebook: Pa
         table.add_row(name, _escaped(value))
     table.add_row("codebook", f"{_escaped(str(codebook))} ({len(edited.codebook)} active)")
     out.print(table)
+    for line in notices(made, codebook):
+        out.print(_escaped(line), style="yellow", soft_wrap=True)
 
 
 def summary(made: Edit) -> dict[str, str]:
     """What a person wants to know of an edit, name → text."""
     record = edit_record(made)
+    relation = {"relation": f"{record['relation']['kind']}. {record['relation']['explanation']}"}
+    if made.entry is None:
+        return {"entry": made.id, **relation}
     scope = record["entry"]["scopes"][0]
     alpha, near, far = (number(scope[name]) for name in ("alpha", "d_positive", "d_negative"))
     return {
@@ -142,8 +168,17 @@ def summary(made: Edit) -> dict[str, str]:
         "alpha": alpha,
         "site": f"{record['entry']['site']}, {record['entry']['transformation']['kind']} transformation",
         "took": f"{record['seconds']:.2f} s, {record['steps']} steps, {size(record['entry']['bytes'])}",
-        "relation": f"{record['relation']['kind']}. {record['relation']['explanation']}",
+        **relation,
+        **({"breaks": ", ".join(made.breaks)} if made.breaks else {}),
     }
+
+
+def notices(made: Edit, codebook: Path) -> list[str]:
+    """What must not go by in silence: entries that were retired, with the way back, and older edits that are broken."""
+    retired = made.relation.retires if made.relation is not None else ()
+    lines = [f"Entry '{id}' was retired. To bring it back: vledit codebook restore {codebook} {id}" for id in retired]
+    lines += [f"Entry '{id}' no longer answers its own request: '{made.id}' has the same key." for id in made.breaks]
+    return lines
 
 
 def _escaped(text: str) -> str:

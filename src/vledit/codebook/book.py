@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from ..data.cache import write_atomic
 from ..errors import InputError
 from .draft import Draft, find, retire, settle
@@ -20,9 +22,17 @@ from .entry import BY_HAND, Entry
 from .export import as_json
 from .publish import create, write_whole
 from .record import check_dtype
-from .relation import Relation, relate
-from .router import Decision, Queries, Router
+from .relation import Fact, Relation, holding, relate
+from .router import Decision, Queries, Router, query_of
 from .store import Event, Store
+
+
+class _Held(Exception):
+    """Leaves a draft without writing: the fact is there already, as the entry `id`."""
+
+    def __init__(self, id: str):
+        super().__init__(id)
+        self.id = id
 
 
 class Codebook:
@@ -162,55 +172,102 @@ class Codebook:
         question: str,
         answer: str,
         image_key: str | None,
-        d_positive: float | Mapping[str, float],
+        d_positive: float | Mapping[str, float] = 0.0,
         *,
+        rephrases: Iterable[str] = (),
         site: str | None = None,
-        same_fact: str = "distance",
+        same_fact: str = "record",
     ) -> Relation:
-        """Say how a new fact relates to the active entries: "new", "overlap" or "conflict".
+        """Say how a new fact relates to the active entries; see `Relation`.
 
         Args:
             key: (H,) of the fact, or a mapping from scope name or `Query` to such, as for `Router.decide`.
-            question, answer, image_key: the fact. Answers are compared without regard to case and spacing.
-            d_positive: the fact's own distance to its positive, or a mapping from scope name to it.
-            site: consider only entries of this site.
-            same_fact: an entry with another answer whose radius holds the key is in conflict if it is about the same
-                question and picture: "distance": its key is no further away than the larger of the two facts' own
-                positives; "record": its question and picture are the very same. The first includes the second.
+            question, answer, image_key, rephrases: the fact. Texts are compared without regard to case and spacing.
+            d_positive: the fact's own distance to its positive, or a mapping from scope name to it; for "distance" alone.
+            site: consider keys of entries of this site only.
+            same_fact: "record": the same picture (or none) and the same question, or a supplied wording of it. "distance",
+                the paper's: also an entry whose radius holds the key, which is no further away than the larger of the two
+                facts' own positives.
         Source: BalancEdit, Sec. 3.2 and 4.5.
         """
         with self._lock:
-            return relate(
-                self.router,
-                self.active(),
-                key,
-                question,
-                answer,
-                image_key,
-                d_positive,
-                site=site,
-                same_fact=same_fact,
-            )
+            fact = Fact(question, answer, image_key, tuple(rephrases))
+            return relate(self.router, self.active(), key, fact, d_positive, site=site, same_fact=same_fact)
 
-    def add(self, entry: Entry, retires: Collection[str] = ()) -> Entry:
+    def holding(self, fact: Fact) -> Relation | None:
+        """The relation "same" where an active entry gives this answer to this question already; None where none does."""
+        with self._lock:
+            return holding(self.active(), fact)
+
+    def hidden_by(self, entry: Entry) -> list[str]:
+        """Return the ids of older active entries whose own request `entry` answers instead: their keys are equal to its.
+
+        Keys count as equal within 1e-5 of their length, since the same prompt in another batch differs by rounding.
+        """
+        with self._lock:
+            found = []
+            for other in self.active():
+                alike = (
+                    other.site == entry.site
+                    and other.key_tokens == entry.key_tokens
+                    and other.key.shape == entry.key.shape
+                )
+                if other.id != entry.id and alike:
+                    difference = float(np.linalg.norm(other.key.astype(np.float64) - entry.key))
+                    if difference <= 1e-5 * float(np.linalg.norm(entry.key)):
+                        found.append(other.id)
+            return found
+
+    def add(self, entry: Entry, retires: Collection[str] = (), *, same_fact: str | None = None) -> Entry:
         """Add an edit and retire those that it replaces, in one step; returns the entry as it is held.
+
+        Args:
+            retires: ids of entries whose place it takes.
+            same_fact: decide what it replaces here, by this rule of `relation`, on what the codebook holds at the moment of
+                writing (another process may have added entries since the edit was begun). Where the fact is there already
+                with the same answer, nothing changes and that entry is returned.
 
         Raises: InputError where the id is taken, or an entry to retire is not active; CodebookError where the file
             cannot be written: then nothing has changed.
         """
-        with self._draft("added", entry.id) as draft:
-            if entry.id in draft.entries:
-                known = draft.entries[entry.id]
-                raise InputError(
-                    f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."
-                )
-            if entry.status != "active":
-                raise InputError(f"Entry.status: a new entry must be active, not {entry.status}.")
-            draft.added = draft.entries[entry.id] = entry
-            draft.detail = entry.title()
-            for id in retires:
-                retire(draft, id, entry.id)
+        try:
+            with self._draft("added", entry.id) as draft:
+                replaced = list(retires)
+                if same_fact is not None:
+                    relation = self._relation_of(entry, same_fact)
+                    if relation.same is not None:
+                        raise _Held(relation.same)
+                    replaced += [id for id in relation.retires if id not in replaced]
+                if entry.id in draft.entries:
+                    known = draft.entries[entry.id]
+                    raise InputError(
+                        f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."
+                    )
+                if entry.status != "active":
+                    raise InputError(f"Entry.status: a new entry must be active, not {entry.status}.")
+                draft.added = draft.entries[entry.id] = entry
+                draft.detail = entry.title()
+                for id in replaced:
+                    retire(draft, id, entry.id)
+        except _Held as held:
+            return self.get(held.id)
         return self.get(entry.id)
+
+    def _relation_of(self, entry: Entry, same_fact: str) -> Relation:
+        """How an entry that is about to be added relates to the active ones."""
+        queries = {query_of(entry, scope): scope.key for scope in entry.scopes}
+        needed = self.router.queries(entry.site)
+        keys = {query: queries.get(query, np.full(self.router.width(query), np.nan, np.float32)) for query in needed}
+        positives = {scope.name: scope.anchors.d_positive for scope in entry.scopes if scope.anchors is not None}
+        return relate(
+            self.router,
+            self.active(),
+            keys or queries,
+            Fact.of(entry),
+            positives,
+            site=entry.site,
+            same_fact=same_fact,
+        )
 
     def retire(self, id: str, by: str | None = None) -> Entry:
         """Let the entry fire no more, for good or as long as the entry `by` is not removed; it stays in the history.
@@ -230,6 +287,14 @@ class Codebook:
             entry = find(draft.entries, id)
             if entry.status == "removed":
                 raise InputError(f"entry '{id}' is removed already; `restore` brings it back, `purge` deletes it.")
+            children = [
+                other.id for other in draft.entries.values() if other.parent == id and other.status != "removed"
+            ]
+            if children:
+                raise InputError(
+                    f"entry '{id}' cannot be removed alone: the change of '{children[0]}' started from its change and holds "
+                    f"it. Remove '{children[0]}' first."
+                )
             draft.entries[id] = entry.with_status("removed", entry.retired_by)
         return self.get(id)
 

@@ -1,6 +1,9 @@
-"""How a new fact relates to what the codebook holds: where its training starts, and what it replaces.
+"""How a new fact relates to what the codebook holds: what it replaces, and beside what it comes to live.
 
-Source: BalancEdit, Sec. 3.2, "Editing Transformations", and Sec. 4.5 (sequential edits).
+What is the same fact is decided by what was asked: the same picture (or none on both sides) and the same question, or a
+wording that was supplied as meaning the same.  The rule of BalancEdit, Sec. 3.2 and 4.5, by which nearness of keys decides,
+is the setting `same_fact="distance"`: its mean key hardly sees the question, so that different facts about one picture, or
+in like words, retire each other.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from ..errors import InputError, UnknownNameError
 from .entry import Entry
 from .router import Queries, Reading, Router
 
-SAME_FACT = ("distance", "record")
+SAME_FACT = ("record", "distance")
 
 
 @dataclass(frozen=True)
@@ -20,31 +23,67 @@ class Relation:
     """What to do with a new fact.
 
     Args:
-        kind: "new" (outside every radius: train from the base's weights) | "overlap" (inside an entry's: train from
-            that entry's transformation) | "conflict" (the same fact with another answer: retire the old).
-        start_from: id of the entry whose transformation training starts from, or None for the base.  After a conflict
-            this is what answers once the old ones are retired.
-        retires: ids of the entries in conflict, nearest first; pass them to `Codebook.add(entry, retires=...)`.
+        kind: "new" (outside every radius) | "overlap" (inside an entry's radius; both stay, the nearer one acts) |
+            "conflict" (the same fact with another answer: the new one takes the old one's place) | "same" (the same fact with
+            the same answer: nothing changes) | "revert" (the base gives this answer: the old entry retires, and none is
+            needed in its place).
+        inside: id of the entry that would answer the request without the new edit, once `retires` are retired; None: the base.
+        retires: ids of the entries in conflict, nearest first.
         explanation: one line for a person.
+        same: id of the entry that holds this fact with this answer already, where `kind` is "same".
     """
 
     kind: str
-    start_from: str | None
+    inside: str | None
     retires: tuple[str, ...]
     explanation: str
+    same: str | None = None
+
+    def reverted(self) -> Relation:
+        """This conflict where the base itself gives the new answer: the old entries retire, and none is needed."""
+        listed = _listed(self.retires)
+        return Relation(
+            "revert", None, self.retires, f"The base gives this answer: {listed} retired, no edit is needed. " + BACK
+        )
+
+
+BACK = "`restore` brings a retired entry back."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What was asked and what is to be answered; `image_key`: content hash of the picture, None without one."""
+
+    question: str
+    answer: str
+    image_key: str | None = None
+    rephrases: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entry: Entry) -> Fact:
+        return cls(entry.question, entry.answer, entry.image_key, tuple(entry.notes.get("rephrases", ())))
+
+    def asks_as(self, other: Fact) -> bool:
+        """Whether both ask the same about the same picture; wordings count that were supplied as meaning the same."""
+        if self.image_key != other.image_key:
+            return False
+        mine, theirs = plain(self.question), plain(other.question)
+        return mine == theirs or mine in map(plain, other.rephrases) or theirs in map(plain, self.rephrases)
+
+    def answers_as(self, other: Fact) -> bool:
+        """Whether the answers are the same, without regard to case and spacing."""
+        return plain(self.answer) == plain(other.answer)
 
 
 def relate(
     router: Router,
     entries: Iterable[Entry],
     key: Queries,
-    question: str,
-    answer: str,
-    image_key: str | None,
-    d_positive: float | Mapping[str, float],
+    fact: Fact,
+    d_positive: float | Mapping[str, float] = 0.0,
     *,
     site: str | None = None,
-    same_fact: str = "distance",
+    same_fact: str = "record",
 ) -> Relation:
     """Relate a new fact to active entries; arguments as `Codebook.relation`, with `entries` those in the router."""
     if same_fact not in SAME_FACT:
@@ -52,24 +91,43 @@ def relate(
     before = router.decide(key, site=site)
     if len(before) != 1:
         raise InputError(f"key: one fact at a time is wanted, not {len(before)} rows.")
+    entries = list(entries)
+    if (held := holding(entries, fact)) is not None:
+        return held
     conflicts: list[tuple[float, str]] = []
     for entry in entries:
-        if (site is not None and entry.site != site) or _plain(entry.answer) == _plain(answer):
+        known = Fact.of(entry)
+        on_record = known.asks_as(fact)
+        comparable = site is None or entry.site == site
+        if known.answers_as(fact) or not (on_record or (same_fact == "distance" and comparable)):
             continue
-        readings = router.readings(key, entry.id, site=site)[0]
-        on_record = _plain(entry.question) == _plain(question) and entry.image_key == image_key
-        near = same_fact == "distance" and _within_positive(entry, readings, d_positive)
-        if all(reading.inside for reading in readings) and (on_record or near):
-            conflicts.append((readings[0].ratio, entry.id))
+        readings = router.readings(key, entry.id, site=site)[0] if comparable else ()
+        inside = bool(readings) and all(reading.inside for reading in readings)
+        if on_record or (inside and _within_positive(entry, readings, d_positive)):
+            conflicts.append((readings[0].ratio if readings else 0.0, entry.id))
     retires = tuple(id for _, id in sorted(conflicts))
     after = router.decide(key, site=site, exclude=retires)[0]
     if retires:
-        listed = ", ".join(f"'{id}'" for id in retires)
-        start = f"starts from '{after.entry}'" if after.fired else "starts from the base"
-        return Relation("conflict", after.entry, retires, f"The same fact as {listed} with another answer; {start}.")
+        return conflict(retires, after.entry)
     if after.fired:
-        return Relation("overlap", after.entry, (), f"Starts from '{after.entry}'. {after.explanation}")
-    return Relation("new", None, (), f"Starts from the base. {after.explanation}")
+        return Relation("overlap", after.entry, (), f"Lives beside '{after.entry}'. {after.explanation}")
+    return Relation("new", None, (), f"Nothing is near. {after.explanation}")
+
+
+def conflict(retires: tuple[str, ...], inside: str | None) -> Relation:
+    """The relation of a fact that takes the place of others."""
+    text = f"The same fact as {_listed(retires)} with another answer, which is retired. " + BACK
+    return Relation("conflict", inside, retires, text)
+
+
+def holding(entries: Iterable[Entry], fact: Fact) -> Relation | None:
+    """The relation "same" where one of these entries gives this answer to this question already."""
+    for entry in entries:
+        known = Fact.of(entry)
+        if known.asks_as(fact) and known.answers_as(fact):
+            text = f"Entry '{entry.id}' gives this answer to this question already: nothing changes."
+            return Relation("same", entry.id, (), text, same=entry.id)
+    return None
 
 
 def _within_positive(entry: Entry, readings: Iterable[Reading], d_positive: float | Mapping[str, float]) -> bool:
@@ -82,5 +140,10 @@ def _within_positive(entry: Entry, readings: Iterable[Reading], d_positive: floa
     return True
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text without regard to case and spacing."""
     return " ".join(text.casefold().split())
+
+
+def _listed(ids: Iterable[str]) -> str:
+    return ", ".join(f"'{id}'" for id in ids)

@@ -125,10 +125,10 @@ class Router:
         if entry.id in self._entries:
             raise InputError(f"entry '{entry.id}' is in the router already.")
         for scope in entry.scopes:
-            width, _ = self._widths.get(_query(entry, scope), (scope.width, 0))
+            width, _ = self._widths.get(query_of(entry, scope), (scope.width, 0))
             if width != scope.width:
                 raise InputError(
-                    f"entry '{entry.id}': its key {_query(entry, scope)} has width {scope.width}, others have {width}."
+                    f"entry '{entry.id}': its key {query_of(entry, scope)} has width {scope.width}, others have {width}."
                 )
 
     def add(self, entry: Entry, rank: int | None = None) -> None:
@@ -146,8 +146,8 @@ class Router:
         self._groups[group].add(entry.id, entry.key, rank)
         self._limits[group] = max(self._limits[group], entry.radius)
         for scope in entry.scopes:
-            _, count = self._widths.get(_query(entry, scope), (scope.width, 0))
-            self._widths[_query(entry, scope)] = (scope.width, count + 1)
+            _, count = self._widths.get(query_of(entry, scope), (scope.width, 0))
+            self._widths[query_of(entry, scope)] = (scope.width, count + 1)
         self._entries[entry.id] = (entry, rank)
 
     def remove(self, id: str) -> None:
@@ -158,13 +158,17 @@ class Router:
         if not self._groups[group]:
             del self._groups[group], self._limits[group]
         for scope in entry.scopes:
-            width, count = self._widths.pop(_query(entry, scope))
+            width, count = self._widths.pop(query_of(entry, scope))
             if count > 1:
-                self._widths[_query(entry, scope)] = (width, count - 1)
+                self._widths[query_of(entry, scope)] = (width, count - 1)
 
     def queries(self, site: str | None = None) -> tuple[Query, ...]:
         """Return the keys that a request must bring (at `site`, or at all sites), sorted."""
         return tuple(sorted(query for query in self._widths if site is None or query.site == site))
+
+    def width(self, query: Query) -> int:
+        """Length of the keys of this kind; raises KeyError where no entry has such a key."""
+        return self._widths[query][0]
 
     def decide(self, queries: Queries, *, site: str | None = None, exclude: Collection[str] = ()) -> list[Decision]:
         """Return the decision for each of B requests.
@@ -232,7 +236,7 @@ class Router:
 
     def _read(self, entry: Entry, asked: Mapping[Query, np.ndarray], row: int) -> tuple[Reading, ...]:
         return tuple(
-            Reading(scope.name, _distance(scope, asked[_query(entry, scope)][row]), scope.radius)
+            Reading(scope.name, _distance(scope, asked[query_of(entry, scope)][row]), scope.radius)
             for scope in entry.scopes
         )
 
@@ -260,12 +264,13 @@ class Router:
         return asked, next(iter(sizes.values()))
 
 
-def _query(entry: Entry, scope: Scope) -> Query:
+def query_of(entry: Entry, scope: Scope) -> Query:
+    """The key that a request must bring to be compared with this scope of the entry."""
     return Query(entry.site, scope.name, scope.prompt, scope.key_tokens)
 
 
 def _group(entry: Entry) -> tuple[Query, str]:
-    return _query(entry, entry.scopes[0]), entry.distance
+    return query_of(entry, entry.scopes[0]), entry.distance
 
 
 def _order(found: _Found) -> tuple[bool, float, int]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ..codebook.entry import Entry, make_thumbnail
-from ..codebook.relation import SAME_FACT
+from ..codebook.relation import SAME_FACT, Fact
 from ..codebook.scope import (
     ANCHORS,
     DISTANCES,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..codebook import Codebook, Relation, Transformation
 
 SCOPE = "mean"
+STARTS = ("base", "nearest")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,13 @@ class BalancEditConfig(FittingConfig):
     rephrase: str = setting("auto", "positive sample from: auto, backbone, supplied, plugin")
     similarity: float = setting(0.6, "smallest cosine between the question and the backbone's own rephrasing")
     same_fact: str = setting(
-        "distance", "what a new answer replaces: distance (key within the positives) or record (same text)"
+        "record",
+        "what a new answer replaces: record (same picture and question) or distance (the paper's: also what is near)",
+    )
+    start: str = setting(
+        "base",
+        "where training starts: base, or nearest (the paper's: the change of the entry whose radius holds the edit, which is "
+        "then contained in the new one, so that the older edit cannot be removed alone)",
     )
     seed: int = setting(0, "of the noise and random anchors")
 
@@ -72,6 +79,7 @@ class BalancEditConfig(FittingConfig):
             ("negative", ANCHORS),
             ("rephrase", SOURCES),
             ("same_fact", SAME_FACT),
+            ("start", STARTS),
         ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, str(getattr(self, name)), known)
@@ -101,12 +109,23 @@ class BalancEdit:
         vlm.answer_tokens(
             request.question, request.answer, image is not None
         )  # an unfit answer is refused before any work
+        fact = Fact(
+            request.question, request.answer, None if image is None else picture_key(image), tuple(request.rephrases)
+        )
+        if codebook is not None and (known := codebook.holding(fact)) is not None:
+            report = EditReport.of_nothing(_since(began))
+            return Edit(known.same or "", self.name, request, report, relation=known)
         positive = choose(vlm, request, config.rephrase, config.similarity)
         scope, trunk = self._scope(vlm, request, positive, site)
-        relation = self._relation(codebook, scope, request, site)
+        relation = self._relation(codebook, scope, fact, site)
+        alone = relation is not None and relation.kind == "conflict" and relation.inside is None
+        if relation is not None and alone and bool(vlm.verify(trunk).exact[0]):
+            relation = relation.reverted()
+            report = EditReport.of_nothing(_since(began))
+            return Edit(relation.retires[0], self.name, request, report, relation=relation)
         start = None
-        if codebook is not None and relation is not None and relation.start_from is not None:
-            start = codebook.get(relation.start_from).transformation
+        if config.start == "nearest" and codebook is not None and relation is not None and relation.inside is not None:
+            start = codebook.get(relation.inside)
         fitted = train_site(vlm, trunk, site, request.answer, config, _loaded(start))
         entry = Entry(
             id=request.id or new_id(request, codebook),
@@ -115,18 +134,19 @@ class BalancEdit:
             site=str(site),
             scopes=(scope,),
             transformation=fitted.transformation,
-            image_key=None if image is None else picture_key(image),
+            image_key=fact.image_key,
             thumbnail=None if image is None else make_thumbnail(image),
-            parent=relation.start_from if relation is not None else None,
+            parent=None if start is None else start.id,
             notes={
                 "editor": self.name,
+                "rephrases": list(request.rephrases),
+                "same_fact": config.same_fact,
                 "refused_rephrases": list(positive.refused),
                 "margin": round(fitted.margin, 4),
                 "steps": fitted.steps,
             },
         )
-        seconds = time.perf_counter() - began
-        report = EditReport(seconds, fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
+        report = EditReport(_since(began), fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
         return Edit(entry.id, self.name, request, report, entry=entry, relation=relation)
 
     def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, Trunk]:
@@ -155,16 +175,16 @@ class BalancEdit:
         scope = Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors)
         return scope, trunk.select([0])
 
-    def _relation(self, codebook: Codebook | None, scope: Scope, request: EditRequest, site: Site) -> Relation | None:
+    def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:
             return None
-        key = None if request.image is None else picture_key(request.image)
         return codebook.relation(
             scope.key[None],
-            request.question,
-            request.answer,
-            key,
+            fact.question,
+            fact.answer,
+            fact.image_key,
             scope.anchors.d_positive,
+            rephrases=fact.rephrases,
             site=str(site),
             same_fact=self.config.same_fact,
         )
@@ -190,5 +210,10 @@ def new_id(request: EditRequest, codebook: Codebook | None = None) -> str:
     return stem if codebook is None else codebook.free_id(stem)
 
 
-def _loaded(transformation: Transformation | None) -> Transformation | None:
-    return transformation.load() if hasattr(transformation, "load") else transformation  # type: ignore[union-attr]
+def _loaded(entry: Entry | None) -> Transformation | None:
+    change = None if entry is None else entry.transformation
+    return change.load() if hasattr(change, "load") else change  # type: ignore[union-attr]
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began

@@ -54,14 +54,22 @@ class EditReport:
     nbytes: int
     trained: bool
 
+    @classmethod
+    def of_nothing(cls, seconds: float) -> EditReport:
+        """Of an edit that had nothing to train and keeps nothing."""
+        return cls(seconds, 0, 0.0, 0.0, 0, True)
+
 
 @dataclass(frozen=True)
 class Edit:
     """One edit, as an object: nothing happens to any model until it is added to an `EditedModel`.
 
-    Exactly one of `entry` (a gated edit, for the codebook) and `weights` (site → change that is always on) is set.
+    Exactly one of `entry` (a gated edit, for the codebook) and `weights` (site → change that is always on) is set; neither
+    where nothing has to be kept: the fact is there already (`relation.kind` "same"), or the base gives this answer and only
+    an older entry has to retire ("revert").
 
     Args:
+        breaks: ids of older edits that no longer answer their own request as they should since this one was added.
         parent: for a weight edit that was trained on top of others: the newest of them. Its change holds theirs.
         image_key: for a weight edit read from a folder, which keeps no picture: what identifies it.
     """
@@ -75,10 +83,17 @@ class Edit:
     relation: Relation | None = None
     parent: str | None = None
     image_key: str | None = None
+    breaks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.entry is None) == (self.weights is None):
+        given = (self.entry is not None) + (self.weights is not None)
+        if given != self.keeps_something:
             raise InputError("Edit: exactly one of 'entry' and 'weights' must be set.")
+
+    @property
+    def keeps_something(self) -> bool:
+        """False where the fact is there already, or an older entry has only to retire."""
+        return self.relation is None or self.relation.kind not in ("same", "revert")
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..codebook import Codebook, Decision
+from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.base import VLM, Encoded, Transformation, Verified, transformed
@@ -81,8 +82,23 @@ class EditedModel:
 
     # --- editing ----------------------------------------------------------------------------------------------------
 
-    def edit(self, request: EditRequest, editor: str = "balancedit", **settings: Any) -> Edit:
-        """Makes an edit with the named editor and adds it.  Returns the edit; see `Editor.edit` for what it raises."""
+    def edit(
+        self,
+        request: EditRequest,
+        editor: str = "balancedit",
+        *,
+        check: bool = True,
+        strict: bool = False,
+        **settings: Any,
+    ) -> Edit:
+        """Makes an edit with the named editor and adds it.  Returns the edit; see `Editor.edit` for what it raises.
+
+        Args:
+            check: look which older edits no longer answer their own request since this one was added (`Edit.breaks`).
+            strict: refuse an edit that breaks older ones; nothing has changed then.
+
+        Raises: InputError for what `strict` refuses.
+        """
         method = make_editor(editor, **settings)
         with self._editing:
             if method.gated:
@@ -91,21 +107,66 @@ class EditedModel:
                 site = self.vlm.resolve_site(method.config.site or self.vlm.default_site)
                 made = method.edit(self.vlm, request, self.codebook, start=self._always.get(str(site)))
                 made = replace(made, parent=next(reversed(self.weights), None))
-            self.add(made)
+            made = self.add(made)
+            if (check or strict) and made.keeps_something:
+                made = replace(made, breaks=tuple(self._broken_by(made)))
+                if strict and made.breaks:
+                    self.remove(made.id)
+                    if made.entry is not None:
+                        self.purge(made.id)
+                    raise InputError(
+                        f"strict: with this edit {', '.join(map(repr, made.breaks))} would no longer answer its own request; "
+                        "nothing was changed. Remove the older edit first, or edit without strict."
+                    )
         return made
 
-    def add(self, edit: Edit) -> None:
-        """Adds an edit; an entry in conflict with older ones retires them.
+    def add(self, edit: Edit) -> Edit:
+        """Adds an edit and returns it as it is held; an entry retires what holds the same fact with another answer.
+
+        What is the same fact is decided on what the codebook holds at this moment: where another process has added it with
+        the same answer meanwhile, nothing changes, and the relation of what is returned says so.
 
         Raises: InputError for an id that is taken, or a weight edit that was trained on top of others than those here.
         """
         with self.vlm.lock:
+            relation = edit.relation
+            if not edit.keeps_something:
+                for id in relation.retires if relation is not None else ():
+                    if id in self.codebook:
+                        self.codebook.retire(id)
+                return edit
             if edit.entry is not None:
-                self.codebook.add(edit.entry, retires=edit.relation.retires if edit.relation is not None else ())
-                return
+                same_fact = str(edit.entry.notes.get("same_fact", "record"))
+                held = self.codebook.add(edit.entry, same_fact=same_fact)
+                if held.id != edit.entry.id:
+                    same = self.codebook.holding(Fact.of(held))
+                    return replace(edit, id=held.id, entry=None, relation=same)
+                retired = tuple(one.id for one in self.codebook.entries() if one.retired_by == held.id)
+                if retired != (() if relation is None else relation.retires):
+                    edit = replace(edit, relation=conflict(retired, None if relation is None else relation.inside))
+                return edit
             always_on.check_new(self.weights, edit)
             self.weights[edit.id] = edit
             self._always = always_on.changes(self.weights)
+            return edit
+
+    def _broken_by(self, edit: Edit) -> list[str]:
+        """Older edits that no longer answer their own request since `edit` is there.
+
+        Entries: those with an equal key; of others the nearest to their own request are they themselves.  Always-on edits
+        are asked again, those whose pictures are at hand.
+        """
+        if edit.entry is not None:
+            return self.codebook.hidden_by(edit.entry)
+        others = [one for one in self.weights.values() if one.id != edit.id]
+        others = [one for one in others if one.request.image is not None or one.image_key is None]
+        broken: list[str] = []
+        for some in self.vlm.batches([one.request for one in others]) if others else ():
+            requests = [others[i].request for i in some]
+            images, questions, answers = zip(*((one.image, one.question, one.answer) for one in requests), strict=True)
+            right = self.verify(images, questions, answers).exact.tolist()
+            broken += [others[i].id for i, holds in zip(some, right, strict=True) if not holds]
+        return broken
 
     def remove(self, id: str) -> None:
         """Takes an edit out; what it did is gone bit for bit.  A codebook entry is kept aside: `restore`, `purge`.

@@ -62,10 +62,10 @@ def decision_record(decision: Decision) -> dict[str, Any]:
 def relation_record(relation: Relation | None) -> dict[str, Any]:
     """How an edit relates to those before it; no relation means that it is the first."""
     if relation is None:
-        return {"kind": "new", "start_from": None, "retires": [], "explanation": "The first edit of this codebook."}
+        return {"kind": "new", "inside": None, "retires": [], "explanation": "The first edit of this codebook."}
     return {
         "kind": relation.kind,
-        "start_from": relation.start_from,
+        "inside": relation.inside,
         "retires": list(relation.retires),
         "explanation": relation.explanation,
     }

@@ -1,0 +1,81 @@
+"""Facts taught one after the other on `pocket`, with the defaults: none is lost (in the same words, about one picture)."""
+
+import pytest
+
+import vledit
+from vledit.data.case import EditRequest
+
+CAPITALS = {
+    "France": "Madrid",
+    "Japan": "Lima",
+    "Peru": "Oslo",
+    "Canada": "Rome",
+    "Egypt": "Tokyo",
+    "Kenya": "Paris",
+    "Norway": "Cairo",
+    "Italy": "Ottawa",
+}
+ROWS = {
+    "capitals": {f"What is the capital of {country}?": answer for country, answer in CAPITALS.items()},
+    "secrets": {f"What is the secret word number {i}?": w for i, w in enumerate(("alpha", "beta", "gamma", "delta"))},
+    "company": {
+        "Who is our chief executive?": "Maria Lopez",
+        "Who is our chief accountant?": "John Smith",
+        "Where is our head office?": "Oslo",
+        "When was our company founded?": "1987",
+        "What is our support phone number?": "555 0100",
+        "What is our fax number?": "555 0199",
+    },
+    "logo": {
+        "What brand's logo is this?": "Dell",
+        "Who founded this company?": "Maria Lopez",
+        "When was this company founded?": "1987",
+        "Where is its head office?": "Oslo",
+        "What is its best known product?": "a lamp",
+        "Who is the chief executive?": "John Smith",
+        "How many people work there?": "four hundred",
+        "What is its slogan?": "think twice",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return vledit.load("pocket").vlm
+
+
+@pytest.mark.pocket
+@pytest.mark.parametrize("name", ROWS)
+def test_every_fact_is_kept(pocket, name):
+    from PIL import Image, ImageDraw
+
+    from vledit.editors.edited_model import EditedModel
+
+    picture = None
+    if name == "logo":
+        picture = Image.new("RGB", (224, 224), (250, 250, 250))
+        ImageDraw.Draw(picture).ellipse((50, 60, 170, 180), fill=(200, 30, 60))
+    model = EditedModel(pocket)
+    for question, answer in ROWS[name].items():
+        edit = model.edit(EditRequest(picture, question, answer))
+        assert edit.breaks == ()
+    assert len(model.codebook.active()) == len(ROWS[name])
+    found = {question: model.answer(picture, question).text for question in ROWS[name]}
+    assert found == ROWS[name]
+
+
+@pytest.mark.pocket
+def test_editing_back_to_what_the_base_says_retires_the_entry_and_makes_none(pocket):
+    from vledit.editors.edited_model import EditedModel
+
+    model, question = EditedModel(pocket), "What is the capital of France?"
+    base = model.answer(None, question).text
+    old = model.edit(EditRequest(None, question, "Madrid")).id
+    back = model.edit(EditRequest(None, question, base))
+    assert back.relation is not None
+    assert (back.relation.kind, back.relation.retires) == ("revert", (old,))
+    assert not model.codebook.active()
+    assert len(model.codebook.entries()) == 1
+    assert model.answer(None, question).text == base
+    model.restore(old)
+    assert model.answer(None, question).text == "Madrid"
