@@ -13,7 +13,20 @@ from .. import __version__
 from ..errors import VLEditError
 from .output import emit, errors, wants_json
 
-GROUPS = ("demo", "ask", "edit", "codebook", "bench", "compare", "report", "catalogue", "convert", "data", "train")
+GROUPS = (
+    "demo",
+    "ask",
+    "edit",
+    "codebook",
+    "bench",
+    "compare",
+    "report",
+    "catalogue",
+    "convert",
+    "data",
+    "train",
+    "serve",
+)
 """Modules of this package that add commands, in the order of `vledit --help`; each has `register(app: typer.Typer)`."""
 
 INTERRUPTED = 130

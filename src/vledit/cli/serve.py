@@ -1,0 +1,72 @@
+"""`vledit serve`: the model behind an API, with pages to ask, edit and take back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError, MissingDataError
+from .output import errors
+from .session import Device, Dtype, Model, Quantization, check_codebook, open_model
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("serve")(serve)
+
+
+def serve(
+    model: Model = "pocket",
+    codebook: Annotated[
+        Path | None, typer.Option("--codebook", "-c", help="File whose edits are taken into the store at the start.")
+    ] = None,
+    store: Annotated[
+        str, typer.Option("--store", help="Where edits are kept: a file, or postgresql://user@host/name.")
+    ] = "vledit-serve.db",
+    host: Annotated[str, typer.Option(help="Where to listen; beyond loopback, tokens are needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    open_read: Annotated[bool, typer.Option("--open-read", help="Anybody may ask and look, without a token.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Questions that are answered together, at most.")] = 8,
+    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait; more get 429.")] = 64,
+    rate: Annotated[int, typer.Option(min=0, help="Requests a minute for each token or address; 0: any number.")] = 0,
+    log: Annotated[str, typer.Option(help="json or text.")] = "json",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+) -> None:
+    """Serve the model: OpenAI's API, an API for edits, and pages. See docs/serving.md."""
+    try:
+        import fastapi  # noqa: F401
+        import sqlalchemy  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingDataError(f"serve: {error.name} is not installed. Run `pip install 'vledit[serve]'`.") from error
+    from ..serve.settings import Limits, ServeSettings
+
+    if log not in ("json", "text"):
+        raise InputError(f"--log: '{log}' is not json or text.")
+    if codebook is not None:
+        if not codebook.exists():
+            raise InputError(f"--codebook: there is no file '{codebook}'. `vledit edit` makes one.")
+        check_codebook(codebook)
+    settings = ServeSettings(
+        model=model,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        store=store,
+        codebook=None if codebook is None else str(codebook),
+        host=host,
+        port=port,
+        open_read=open_read,
+        log_format=log,
+        limits=Limits(batch=batch, waiting=waiting, requests_per_minute=rate),
+    )
+    from ..serve.run import run
+    from ..serve.store.database import address
+
+    address(store)  # an unfit address is told before the model is loaded
+    edited = open_model(model, device, dtype, quantization)
+    run(settings, edited, lambda url: errors.print(f"serving {edited.vlm.name} at {url}", markup=False))

@@ -1,0 +1,274 @@
+"""The model that is served: the one place of this room that knows how edits are made and how an edited model is run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..codebook import Codebook, Entry
+from ..data.case import EditRequest, Probe
+from ..editors.edited_model import EditedModel
+from ..editors.registry import editor as make_editor
+from ..editors.registry import editor_class
+from ..errors import InputError
+from ..vlm.conversation import Turn, encode_conversations
+from ..vlm.spoken import Spoken, spoken
+from .asks import Ask, Reply
+
+if TYPE_CHECKING:
+    from ..editors.base import EditReport
+
+EVERYWHERE = 1e30
+"""A radius that every request lies within: what an edit would answer if it fired."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An edit that was made but acts on nothing yet.
+
+    Args:
+        entry: key, transformation, radius.
+        retires: ids of the edits whose place it takes.
+        kind, why: how it relates to the edits that are there.
+    """
+
+    entry: Entry
+    retires: tuple[str, ...]
+    kind: str
+    why: str
+    report: EditReport
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an edit does to one probe.
+
+    Args:
+        before, after: the answers without and with it.
+        fired_before, fired: ids of the edits that answer, or None for the base.
+        distance, radius: of the probe to the nearest edit, with it.
+    """
+
+    before: str
+    after: str
+    fired_before: str | None
+    fired: str | None
+    distance: float | None
+    radius: float | None
+    explanation: str
+
+
+class ServedModel:
+    """A base with the edits of one revision.
+
+    `answer` runs in one thread, edits are made in another; the base's own lock keeps their passes apart.
+
+    Args:
+        edited: a model without edits.
+    """
+
+    def __init__(self, edited: EditedModel):
+        self.vlm = edited.vlm
+        self.created = int(time.time())
+        self.revision = -1
+        self._base = EditedModel(self.vlm)
+        self._edited = EditedModel(self.vlm, self._empty())
+        self._changing = threading.RLock()
+        self._last = -1
+
+    @property
+    def name(self) -> str:
+        return self.vlm.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.vlm.fingerprint
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of an answer where the request names no number."""
+        return self.vlm.max_answer_tokens
+
+    def _empty(self) -> Codebook:
+        return Codebook(fingerprint=self.vlm.fingerprint, model_name=self.vlm.name)
+
+    def _with(self, entries: Iterable[Entry]) -> Codebook:
+        book = self._empty()
+        for entry in entries:
+            book.add(entry)
+        return book
+
+    # --- which edits act --------------------------------------------------------------------------------------------
+
+    def take_in(self, revision: int, active: Sequence[tuple[int, Entry]]) -> None:
+        """Lets exactly these edits act.
+
+        Args:
+            active: (order, entry) of all active edits, oldest first: of equally near ones the newest answers.
+        """
+        with self._changing, self.vlm.lock:
+            book = self._edited.codebook
+            wanted = {entry.id: entry for _, entry in active}
+            gone = [entry.id for entry in book.active() if wanted.get(entry.id) is not entry]
+            fresh = [(order, entry) for order, entry in active if entry.id not in book or entry.id in gone]
+            if all(order > self._last for order, _ in fresh):
+                for id in gone:
+                    book.purge(id)
+                for _, entry in fresh:
+                    book.add(entry)
+            else:  # an older edit has come back, which must stand behind newer ones
+                self._edited = EditedModel(self.vlm, self._with(entry for _, entry in active))
+            self._last = max([self._last, *(order for order, _ in active)])
+            self.revision = revision
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def answer(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Answers asks of one kind together (`Ask.kind`)."""
+        first = asks[0]
+        model = self._edited if first.edited else self._base
+        most = max(ask.most for ask in asks)
+        images = [_images(ask.turns[-1]) for ask in asks]
+        questions = [ask.turns[-1].question for ask in asks]
+        sent = [""] * len(asks)
+
+        def heard(said: Spoken) -> None:
+            for row, ask in enumerate(asks):
+                if ask.on_text is not None and len(said.rows[row]) <= ask.most:
+                    text = said.settled(row)
+                    if len(text) > len(sent[row]):
+                        sent[row] = text
+                        ask.on_text(text)
+
+        listens = any(ask.on_text is not None for ask in asks)
+        with self.vlm.lock, spoken(self.vlm, len(asks), heard if listens else None) as said:
+            revision = self.revision
+            if not first.conversation:
+                answers = model.answers(images, questions, most)
+                texts, decisions = [answer.text for answer in answers], [answer.decision for answer in answers]
+                counts = [self._prompt_tokens(ask.turns[-1]) for ask in asks]
+            else:
+                encoded = encode_conversations(self.vlm, [ask.turns for ask in asks])
+                decisions = (
+                    model.route_encoded(encoded, questions) if first.whole_scope else model.route(images, questions)
+                )
+                with model._acting(decisions):
+                    texts = self.vlm.answer_encoded(encoded, most)
+                counts = encoded.attention_mask.sum(1).tolist()
+        replies = []
+        for row, ask in enumerate(asks):
+            count = len(said.rows[row])
+            cut = count > ask.most or (count == ask.most and not said.ended[row])
+            text = said.text(row, ask.most) if count > ask.most else texts[row]
+            decision = decisions[row] if ask.edited else None
+            finish = "length" if cut else "stop"
+            replies.append(Reply(text, finish, int(counts[row]), min(count, ask.most), decision, revision))
+        return replies
+
+    def _prompt_tokens(self, turn: Turn) -> int:
+        """Tokens of a prompt of one turn; every picture counted as large as one of the model's own input size."""
+        one = len(self.vlm.prompt(turn.question, bool(turn.images)).ids)
+        if len(turn.images) < 2:
+            return one
+        return one + (len(turn.images) - 1) * (one - len(self.vlm.prompt(turn.question, False).ids))
+
+    def check_text(self, field: str, text: str) -> None:
+        """Raises: InputError that names `field` where the model cannot be given this text."""
+        try:
+            text.encode()
+            self.vlm.prompt(text, with_image=False)
+        except UnicodeEncodeError:
+            raise InputError(f"{field}: holds half of a character (a lone surrogate). Remove it.") from None
+        except InputError as error:
+            raise InputError(f"{field}: {error}") from error
+
+    # --- editing ----------------------------------------------------------------------------------------------------
+
+    def check_edit(self, request: EditRequest, editor: str, settings: Mapping[str, Any]) -> None:
+        """Refuses what cannot be made, before anything is computed.
+
+        Raises: InputError, UnknownNameError.
+        """
+        method = editor_class(editor)
+        if not method.gated:
+            raise InputError(
+                f"editor: '{editor}' changes every answer; only edits that a codebook keeps can be served."
+            )
+        method.Config.from_settings(settings)
+        self.check_text("question", request.question)
+        self.vlm.answer_tokens(request.question, request.answer, request.image is not None)
+
+    def make(self, request: EditRequest, editor: str, settings: Mapping[str, Any]) -> Made:
+        """Makes an edit; it acts on nothing yet.  Raises: InputError, EditFailedError."""
+        method = make_editor(editor, **settings)
+        made = method.edit(self.vlm, request, self._edited.codebook)
+        if made.entry is None:
+            raise InputError(f"editor: '{editor}' made no codebook entry; it cannot be served.")
+        relation = made.relation
+        if relation is None:
+            return Made(made.entry, (), "new", "The first edit.", made.report)
+        return Made(made.entry, tuple(relation.retires), relation.kind, relation.explanation, made.report)
+
+    def still_retires(self, made: Made) -> tuple[str, ...]:
+        """Which active edits this one replaces now, where others may have come since it was made."""
+        entry = made.entry
+        if entry.anchors is None or not len(self._edited.codebook):
+            return ()
+        relation = self._edited.codebook.relation(
+            entry.key[None], entry.question, entry.answer, entry.image_key, entry.anchors.d_positive, site=entry.site
+        )
+        return tuple(relation.retires)
+
+    def effects(self, entry: Entry, retires: Sequence[str], probes: Sequence[Probe], progress: Any) -> list[Effect]:
+        """What an edit that does not act yet would change, probe by probe.
+
+        Args:
+            progress: called with the number of probes that are done.
+        """
+        with self._changing:
+            kept = [one for one in self._edited.codebook.active() if one.id not in retires and one.id != entry.id]
+        changed = EditedModel(self.vlm, self._with([*kept, entry]))
+        effects: list[Effect] = []
+        for start in range(0, len(probes), 4):
+            part = probes[start : start + 4]
+            images, questions = [probe.image for probe in part], [probe.question for probe in part]
+            before = self._edited.answers(images, questions)
+            decisions = changed.route(images, questions)
+            acts = any(new.entry != old.decision.entry for new, old in zip(decisions, before, strict=True))
+            after = changed.answers(images, questions) if acts else before
+            for old, new, decision in zip(before, after, decisions, strict=True):
+                effects.append(
+                    Effect(
+                        old.text, new.text, old.decision.entry, decision.entry,
+                        decision.distance, decision.radius, decision.explanation,
+                    )
+                )  # fmt: skip
+            progress(len(effects))
+        return effects
+
+    def reach(self, entry: Entry, probes: Sequence[Probe]) -> list[tuple[float, str, str]]:
+        """How far every probe lies from an edit, and what is answered there without and with it.
+
+        Returns: per probe (distance, answer of the other edits or the base, answer where the edit fires).
+        """
+        with self._changing:
+            others = [one for one in self._edited.codebook.active() if one.id != entry.id]
+        wide = replace(entry, scopes=(replace(entry.scopes[0], radius=EVERYWHERE), *entry.scopes[1:]))
+        without, alone = EditedModel(self.vlm, self._with(others)), EditedModel(self.vlm, self._with([wide]))
+        found = []
+        for start in range(0, len(probes), 4):
+            part = probes[start : start + 4]
+            images, questions = [probe.image for probe in part], [probe.question for probe in part]
+            before, after = without.answers(images, questions), alone.answers(images, questions)
+            for old, new in zip(before, after, strict=True):
+                distance = new.decision.distance
+                found.append((float("inf") if distance is None else distance, old.text, new.text))
+        return found
+
+
+def _images(turn: Turn) -> Any:
+    """As `EditedModel.answers` takes the pictures of one row."""
+    return None if not turn.images else turn.images[0] if len(turn.images) == 1 else list(turn.images)

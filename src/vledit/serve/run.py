@@ -1,0 +1,66 @@
+"""Runs the application under uvicorn until it is told to stop; requests that run then come to their end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from ..errors import InputError
+from . import logs
+from .app import create_app
+from .settings import ServeSettings
+
+if TYPE_CHECKING:
+    from ..editors.edited_model import EditedModel
+
+
+class _Server(uvicorn.Server):
+    """Tells the application that it is about to stop as soon as the signal comes, so that it takes nothing new."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """A signal to stop."""
+        app = self.config.app
+        app.state.service.draining = True  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serves until SIGTERM or SIGINT; a second one stops at once.
+
+    Args:
+        started: called with the address once it listens.
+    Raises: InputError where the address cannot be listened at.
+    """
+    logs.set_up(settings.log_format)
+    listening = _listen(settings.host, settings.port)
+    app = create_app(settings, edited)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+        limit_concurrency=1000,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    host, port = listening.getsockname()[:2]
+    started(f"http://{'[' + host + ']' if ':' in host else host}:{port}")
+    _Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        raise InputError(
+            f"--host, --port: cannot listen at {host}:{port} ({error.strerror}). Choose another."
+        ) from None
+    listening.set_inheritable(True)
+    return listening

@@ -1,0 +1,132 @@
+"""`Service`: the parts of a server that outlive a request, started and stopped together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..codebook import Codebook
+from .asks import Ask, Reply
+from .batching import Batcher
+from .jobs import Workshop
+from .metrics import Metrics
+from .model import ServedModel
+from .settings import ServeSettings
+from .store.book import By, EditStore
+from .store.database import StoreError
+from .store.jobs import JobStore
+from .store.probes import ProbeStore
+from .store.tokens import TokenStore
+from .watching import Watch
+
+if TYPE_CHECKING:
+    from ..editors.edited_model import EditedModel
+
+log = logging.getLogger("vledit.serve")
+IMPORTER = "vledit serve --codebook"
+
+
+class Service:
+    """A served model with its store, its queues and its threads.
+
+    Args:
+        edited: the model, without edits: those of the store act.
+    Raises: StoreError, ModelMismatchError, CodebookError where store or codebook cannot be used.
+    """
+
+    def __init__(self, settings: ServeSettings, edited: EditedModel):
+        self.settings = settings
+        self.metrics = Metrics()
+        self.model = ServedModel(edited)
+        self.store = EditStore(settings.store, self.model.fingerprint, self.model.name)
+        self.probes = ProbeStore(self.store.engine, settings.limits.probes)
+        self.tokens = TokenStore(self.store.engine)
+        self.jobs = JobStore(self.store.engine)
+        if settings.codebook is not None:
+            added, known = self.take_codebook(Path(settings.codebook), By(IMPORTER, f"from '{settings.codebook}'"))
+            log.info("codebook read", extra={"added": added, "known": known})
+        self.watch = Watch(self.store, settings.poll_seconds)
+        self._taking = threading.Lock()
+        self.take_in()
+        limits = settings.limits
+        self.batcher = Batcher(
+            self._answer, limits.batch, limits.waiting, limits.gather_seconds, ran=self.metrics.batch
+        )
+        self.workshop = Workshop(self.model, self.store, self.jobs, self.watch, self.metrics, limits.waiting_edits)
+        self.workshop.take_in = self.take_in
+        self.draining = False
+
+    def take_in(self) -> None:
+        """Lets the edits of the newest known revision act; those of the last one where the store cannot be reached."""
+        with self._taking:
+            if self.model.revision >= self.watch.latest:
+                return
+            try:
+                revision, active = self.store.active()
+            except StoreError as error:
+                log.warning("the newest edits cannot be read", extra={"reason": str(error)})
+                return
+            self.model.take_in(revision, active)
+            self.metrics.revision.set(revision)
+            self.metrics.active.set(len(active))
+
+    def _answer(self, asks: Sequence[Ask]) -> list[Reply]:
+        self.take_in()
+        replies = self.model.answer(asks)
+        for reply in replies:
+            fired = reply.decision is not None and reply.decision.fired
+            self.metrics.answers.labels("edit" if fired else "base").inc()
+            self.metrics.tokens.inc(reply.answer_tokens)
+        return replies
+
+    def take_codebook(self, path: Path, by: By) -> tuple[int, int]:
+        """Adds the active edits of a codebook file that are not in the store yet.
+
+        Returns: how many were added, and how many were there already.
+        Raises: CodebookError, ModelMismatchError.
+        """
+        added = known = 0
+        with Codebook.open(path, self.model.fingerprint, self.model.name, readonly=True) as book:
+            _, kept = self.store.edits()
+            there = {one.entry.id for one in kept}
+            for entry in book.active():
+                if entry.id in there:
+                    known += 1
+                    continue
+                revision = self.store.add(entry, (), by, {"codebook": path.name})
+                added += 1
+                if hasattr(self, "watch"):
+                    self.watch.tell(revision)
+        return added, known
+
+    def write_codebook(self, path: Path) -> int:
+        """Writes the edits that act as a codebook file; returns how many.  Raises: CodebookError."""
+        _, active = self.store.active()
+        book = Codebook(fingerprint=self.model.fingerprint, model_name=self.model.name)
+        for _, entry in active:
+            book.add(entry)
+        book.save(path)
+        return len(active)
+
+    def ready(self) -> str | None:
+        """None where requests can be taken; else what is missing."""
+        if self.draining:
+            return "the server is about to stop"
+        if not self.batcher.alive:
+            return "the thread that answers has ended"
+        if not self.watch.reachable:
+            return "the store cannot be reached"
+        return None
+
+    def close(self) -> None:
+        """Takes nothing new, lets what runs come to its end, closes everything."""
+        self.draining = True
+        seconds = self.settings.drain_seconds
+        answered, made = self.batcher.drain(seconds), self.workshop.drain(seconds)
+        if not (answered and made):
+            log.warning("stopped before everything was done", extra={"answered": answered, "edited": made})
+        self.watch.close()
+        self.store.close()
