@@ -47,6 +47,13 @@ def test_the_base_asked_while_an_edit_acts_is_caught_without_a_guard_made_before
         prepare(vlm, case())
 
 
+def test_hooks_with_which_transformers_records_outputs_are_no_edit():
+    """It puts them on some models (here InternVL's vision side) when they run first."""
+    fresh = build("internvl")
+    BaseGuard(fresh).check()
+    BaseGuard(fresh).check()
+
+
 @pytest.mark.parametrize("behind_its_back", [False, True])
 def test_the_base_asked_after_an_edit_of_its_weights_is_caught(own, behind_its_back):
     """EasyEdit 643, 659: the edit is written into the model's weights, and "before" is asked of what is edited already."""

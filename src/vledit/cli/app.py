@@ -24,6 +24,7 @@ GROUPS = (
     "catalogue",
     "convert",
     "data",
+    "fit",
     "train",
     "serve",
 )

@@ -28,6 +28,9 @@ TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3}
 LOOSE = 5e-2
 """Relative distance of a key from the same key read in another batch, for float32 and for shorter dtypes."""
 
+_RECORDING = "transformers.utils.output_capturing"
+"""Where transformers' hooks come from that it puts on some models when they run first, to record what layers give."""
+
 
 class BaseChangedError(CheckFailedError):
     """The model is not the base: something acts on it, or its weights were written to."""
@@ -103,10 +106,11 @@ class BaseGuard:
 
 
 def _hooks(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Module name → ids of its hooks, for modules that have some."""
+    """Module name → ids of its hooks, for modules that have some; transformers' own, which record outputs, do not count."""
     found = {}
     for name, module in model.named_modules():
-        hooks = (*module._forward_hooks, *module._forward_pre_hooks)
+        all_hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
+        hooks = tuple(id for id, hook in all_hooks if getattr(hook, "__module__", None) != _RECORDING)
         if hooks:
             found[name] = hooks
     return found

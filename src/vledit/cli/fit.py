@@ -1,0 +1,123 @@
+"""`vledit fit`: what an editor learns before its first edit, once per model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .output import Json, console, emit, errors
+from .session import Device, Dtype, Model, open_model
+from .settings import parse_settings
+
+if TYPE_CHECKING:
+    from ..editors.training.loop import Progress as Report
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("fit")(fit)
+
+
+def fit(
+    editor: Annotated[
+        str, typer.Option(help="Editor that is fitted to a model before its first edit; see `vledit editors`.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run and of what it learns; default: where the editor looks for it by itself."),
+    ] = None,
+    benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
+    annotations: Annotations = None,
+    images: Images = None,
+    more: With = None,
+    skip_missing: SkipMissing = False,
+    skip_bad: SkipBad = False,
+    as_published: AsPublished = False,
+    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: the editor's own.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="A checkpoint after so many steps.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: another setting of the fitting (may be repeated).")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew; without it, a run that is in the folder is gone on with.")
+    ] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List the settings of the fitting and stop.")] = False,
+    cache_gb: Annotated[
+        float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
+    ] = 8.0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: as many as PyTorch takes.")] = 0,
+    model: Model = "pocket",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Fit an editor to a model; a run that was killed goes on from its last checkpoint, to the same bits."""
+    from ..editors.training.fitting import Fitting, fitting_class
+
+    method = fitting_class(editor)
+    if settings:
+        _list(method.FitConfig, json)
+        return
+    given = parse_settings(method.FitConfig, set_ or ())
+    given |= {name: value for name, value in (("steps", steps), ("save_every", save_every)) if value is not None}
+    chosen = method.FitConfig.from_settings(given)
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    cases = files.cases(split)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    vlm = open_model(model, device, dtype).vlm
+    from ..editors.training import artefact
+    from ..evaluate.trunk_cache import TrunkCache
+
+    folder = out or artefact.default_folder(editor, vlm)
+    cache = TrunkCache(vlm, cache_gb) if cache_gb else None
+    with _bar(f"fitting {editor}", chosen.steps) as progress:
+        method.fit(Fitting(vlm, cases, folder, chosen, files.about(split), not restart, cache, progress))
+    made = artefact.read(folder, editor, vlm)
+    if json:
+        emit({"folder": folder, "manifest": made.about})
+        return
+    console().print(f"{editor}: {made.about['steps']} steps, {made.about['seconds']:.0f} s", soft_wrap=True)
+    console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)
+
+
+def _list(config: type, json: bool) -> None:
+    from .settings import described
+
+    found = described(config)
+    assert {one["name"] for one in found} == {field.name for field in fields(config)}
+    if json:
+        emit({"settings": found})
+        return
+    for one in found:
+        console().print(f"{one['name']} ({one['type']}, {one['default']}): {one['help']}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(title: str, steps: int) -> Iterator[Report]:
+    """A bar on stderr with the losses of the last step."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task(title, total=steps, losses="")
+
+        def report(done: int, total: int, losses: Mapping[str, Any]) -> None:
+            shown = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            bar.update(task, completed=done, total=total, losses=shown)
+
+        yield report
