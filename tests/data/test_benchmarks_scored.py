@@ -10,12 +10,15 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.vlm.models import tiny
+from vledit import retrieval
 from vledit.cli import session
 from vledit.cli.app import build
+from vledit.data.devqa import EDIT, LOCALITY_CELLS
 from vledit.editors.edited_model import EditedModel
 from vledit.evaluate.results import read_results
 
-from .miniature_benchmarks import MULTI_HOP, RECORD, draw, pictures_of, write_json
+from .miniature_benchmarks import ENTITY, MULTI_HOP, RECORD, draw, pictures_of, write_json
+from .words_encoder import WordsEncoder
 
 EDITOR = "balancedit:steps=200,learning_rate=0.05,margin=1.0,rephrase=plugin,alpha=0.3"
 Bench = Callable[..., Result]
@@ -91,3 +94,43 @@ def test_what_is_missing_stops_a_run_before_a_model_is_loaded(
     assert ran.exit_code == 5
     assert "3 pictures are missing" in ran.stderr
     assert not (tmp_path / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(("name", "record"), [("evqa", RECORD), ("vlkeb", ENTITY)])
+def test_devqa_on_a_published_file_with_a_missing_picture_and_a_record_of_text(
+    name: str, record: dict, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retrieval, "encoder", lambda name: WordsEncoder())
+    folder = record["image"].split("/")[0]
+    other = {
+        **record, "src": "What color is the dog in the picture?", "alt": "brown", "pred": "red",
+        "image": f"{folder}/dog.jpg", "image_rephrase": f"{folder}/dog_2.jpg", "m_loc": f"{folder}/gone.jpg",
+        "rephrase": "The dog has which color?",
+    }  # fmt: skip
+    gone = {**other, "src": "Who is in this picture?", "image": f"{folder}/gone_too.jpg", "alt": "a man"}
+    text = {
+        **record, "src": "What is the capital of Peru?", "alt": "Cusco", "pred": "Lima",
+        "rephrase": "Which city is the capital of Peru?", "image": None, "image_rephrase": None,
+    }  # fmt: skip
+    path = write_json(tmp_path / "eval.json", [record, other, gone, text])
+    missing = (other["m_loc"], gone["image"])
+    draw(tmp_path, *[picture for picture in pictures_of(record, other, gone, text) if picture not in missing])
+    options = ("--devqa", "--benchmark", name, "--annotations", path, "--images", tmp_path)
+    assert bench(*options).exit_code == 5
+    ran = bench(*options, "--skip-missing")
+    assert ran.exit_code == 0, ran.stderr
+    assert "1 of 4 records are left out" in ran.stderr
+    head, records = read_results(tmp_path / "results.jsonl")
+    assert head["manifest"]["devqa"] == {"retriever": "all-MiniLM-L6-v2"}
+    assert [record["error"] for record in records] == [""] * 3
+    cells = [{o.cell for o in record["outcomes"] if o.cell in LOCALITY_CELLS} for record in records]
+    assert cells[0] == cells[1] == set(LOCALITY_CELLS)
+    # of a record of text there is no I1, and its question without a picture is the edit itself
+    assert cells[2] == set(LOCALITY_CELLS) - {"T1I4", "T2I1", "T3I1", "T4I1"}
+    assert EDIT not in cells[0]
+    for record in records:
+        pictures = {o.cell[2:]: o.image for o in record["outcomes"] if o.cell in LOCALITY_CELLS}
+        assert pictures["I4"] is None
+        assert len({*pictures.values()}) == len(pictures)
+        edit = next(o for o in record["outcomes"] if o.family == "reliability")
+        assert edit.base_answer  # what blindness is calibrated with

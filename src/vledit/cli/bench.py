@@ -53,6 +53,15 @@ def bench(
     split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
     probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 0,
+    devqa: Annotated[
+        bool,
+        typer.Option(
+            "--devqa", help="Ask the 16 pairs of De-VQA as well: does the edited model still look at the picture?"
+        ),
+    ] = False,
+    retriever: Annotated[
+        str, typer.Option(help="De-VQA: the sentence encoder that finds similar questions; a name or a folder.")
+    ] = "all-MiniLM-L6-v2",
     protocol: Annotated[
         str,
         typer.Option(
@@ -105,7 +114,8 @@ def bench(
         raise UnknownNameError("engine", engine, ENGINES)
     chosen = parse_variants(editors)
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
-    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    asked = retriever if devqa else ""
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, asked)
     load = partial(open_model, model, device, dtype, quantization, device_map)
     if batch_tokens < 1:
         raise InputError(f"batch-tokens: {batch_tokens} given; at least 1 is needed.")

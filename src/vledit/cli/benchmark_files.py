@@ -47,6 +47,8 @@ class BenchmarkFiles:
     skip_missing: bool = False
     skip_bad: bool = False
     as_published: bool = False
+    devqa: str = ""
+    """The retriever with which De-VQA's cells are added to every case; empty: they are not."""
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class BenchmarkFiles:
         skip_missing: bool = False,
         skip_bad: bool = False,
         as_published: bool = False,
+        devqa: str = "",
     ) -> BenchmarkFiles:
         """Of the options' values.  Raises: InputError for a --with that is not NAME=VALUE."""
         pairs = []
@@ -66,7 +69,8 @@ class BenchmarkFiles:
             if not (equals and name.strip() and value.strip()):
                 raise InputError(f"--with: {text!r} is not NAME=VALUE.")
             pairs.append((name.strip(), value.strip()))
-        return cls(benchmark, annotations, tuple(images or ()), tuple(pairs), skip_missing, skip_bad, as_published)
+        folders = tuple(images or ())
+        return cls(benchmark, annotations, folders, tuple(pairs), skip_missing, skip_bad, as_published, devqa)
 
     def files(self, split: str = "test") -> Files:
         """As the readers take them."""
@@ -89,17 +93,29 @@ class BenchmarkFiles:
         reading = self.reading(split)
         for line in (str(reading.fingerprint), *reading.summary()):
             errors.print(f"{self.benchmark}: {line}", markup=False, highlight=False, soft_wrap=True)
-        return spread(demand(reading, self.skip_missing, self.skip_bad), limit)
+        cases = demand(reading, self.skip_missing, self.skip_bad)
+        return self._with_devqa(spread(cases, limit), cases) if self.devqa else spread(cases, limit)
+
+    def _with_devqa(self, cases: list[EditCase], pool: list[EditCase]) -> list[EditCase]:
+        """The cases with De-VQA's cells, retrieved from all of the benchmark; says which cells could not be made."""
+        from ..data.devqa import DevQA, index_of, lacking
+
+        wrapped = DevQA(pool, index_of(pool, self.devqa)).wrap_all(cases)
+        if gaps := lacking(wrapped):
+            told = ", ".join(f"{cell} of {count}" for cell, count in gaps.items())
+            errors.print(f"De-VQA: the pool has nothing fit for some cells: {told} of {len(cases)} edits", markup=False)
+        return wrapped
 
     def about(self, split: str) -> dict[str, Any]:
         """What a run's manifest says of its data: the split, or for a benchmark that is read from files, the file."""
         from ..data import benchmarks
 
+        devqa = {"devqa": {"retriever": self.devqa}} if self.devqa else {}
         if not benchmarks.benchmark(self.benchmark).from_files:
-            return {"benchmark": self.benchmark, "split": split}
+            return {"benchmark": self.benchmark, "split": split} | devqa
         read = fingerprint_record(self.reading(split).fingerprint)
         how = {"as_published": self.as_published, "with": {name: _plain(value) for name, value in self.more}}
-        return {"benchmark": self.benchmark, "data": {**read, **how}}
+        return {"benchmark": self.benchmark, "data": {**read, **how}} | devqa
 
     def title(self, split: str) -> str:
         """For tables: "icons test", "evqa vqa_eval.json"."""

@@ -27,6 +27,13 @@ SHOWN = (
     "other_question_preserved",
     "black_preserved",
     "portability",
+    "devqa_RI_preserved",
+    "devqa_NI_preserved",
+    "devqa_CI_preserved",
+    "devqa_RI_not_edited_answer",
+    "devqa_NI_not_edited_answer",
+    "devqa_CI_not_edited_answer",
+    "blindness",
 )
 
 

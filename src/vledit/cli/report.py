@@ -13,8 +13,10 @@ from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, W
 from .output import Json, busy, console, emit, size
 
 if TYPE_CHECKING:
+    from ..data.case import EditCase
     from ..evaluate.bootstrap import Estimate
     from ..report.gallery import CaseSource
+    from ..report.runs import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +89,12 @@ def picture_source(files: BenchmarkFiles, picture_mb: float) -> CaseSource:
         return no_cases
     if files.annotations is None:
         return benchmark_cases
-    return lambda run: {case.id: case for case in replace(files, benchmark=run.benchmark).cases()}
+
+    def source(run: Run) -> dict[str, EditCase]:
+        asked = (run.manifest.get("devqa") or {}).get("retriever", "")
+        return {case.id: case for case in replace(files, benchmark=run.benchmark, devqa=asked).cases()}
+
+    return source
 
 
 def _figures(estimates: dict[str, Estimate]) -> dict[str, Any]:

@@ -5,6 +5,8 @@
 
 Cells: generality ``text`` (`rephrase` about the same picture) and ``image`` (`src` about `image_rephrase`); locality
 ``text`` (`loc`, without a picture) and ``random_image`` (`m_loc_q` about `m_loc`).
+
+A record whose `image` is null edits a question without a picture; it has no cell ``image``.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def case_of(
     """
     clean = tidied(as_published)
     tidy = tidy or clean
-    image = lookup.find(record.text("image"))
+    image = None if _is_text_only(record) else lookup.find(record.text("image"))
     question = clean(record.text("src"))
     rephrase = record.text("rephrase")
     asked = record.text("loc")
@@ -63,10 +65,9 @@ def case_of(
         id=case_id,
     )
     wording = {"wording": "unclean"} if _CHATTER.search(rephrase) else {}
-    generality = {
-        "text": (Probe(image, clean(rephrase), None, wording, "text/0"),),
-        "image": (Probe(lookup.find(record.text("image_rephrase")), question, None, {}, "image/0"),),
-    }
+    generality = {"text": (Probe(image, clean(rephrase), None, wording, "text/0"),)}
+    if image is not None:
+        generality["image"] = (Probe(lookup.find(record.text("image_rephrase")), question, None, {}, "image/0"),)
     locality = {
         "text": (
             Probe(
@@ -88,6 +89,11 @@ def case_of(
         ),
     }
     return EditCase(request, generality, locality, {}, tidy(record.text("pred", "")), {"kind": kind_of(request.answer)})
+
+
+def _is_text_only(record: Record) -> bool:
+    """Whether the record says that its question is about no picture (`"image": null`); a field that is not there is a fault."""
+    return record.values.get("image", "") is None
 
 
 def kind_of(answer: str) -> str:

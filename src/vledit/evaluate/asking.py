@@ -77,6 +77,8 @@ def ask_base(prepared: PreparedCase) -> None:
             asked[row].base_new = asked[row].base_answer == asked[row].target
     # what is in neither kind has no trunk yet, but routing asks for its key
     prepared.need_targets([row for row in range(len(asked)) if row not in prepared.sames and row not in wanted])
+    if not asked[0].base_answer:  # of the edit itself: what the base says before it
+        asked[0].base_answer = prepared.speak([0])[0]
     prepared.drop_forest()
 
 

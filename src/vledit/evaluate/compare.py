@@ -12,7 +12,7 @@ from ..errors import InputError, UnknownNameError
 from .bootstrap import RESAMPLES, draws, harmonic, interval, matrix, means, resampled
 from .metrics import HARMONIC, Record, by_record, by_variant, last
 
-SAME = ("fingerprint", "weights", "dtype", "benchmark", "split", "protocol", "metrics")
+SAME = ("fingerprint", "weights", "dtype", "benchmark", "split", "protocol", "metrics", "devqa")
 """Fields of the manifest in which two runs have to agree for their difference to be one of editors alone."""
 
 

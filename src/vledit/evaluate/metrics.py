@@ -9,6 +9,7 @@
   (`easyeditor.util.multimodal.topk_token_match`, k=10; there over every position of the sequence, here over those that
   predict the base's answer, because the prompt's are hardly touched by any edit and only dilute the figure).
 - `portability`: the probe's own answer (VLKEB).  `HM`: harmonic mean of text and image generality and near-locality `preserved`.
+- `devqa_<class>_…`: De-VQA's classes (`devqa.py`); `blindness`: see `blindness.py` (from records: `table`).
 - `seconds_per_edit`, `bytes_per_edit`: from the records (`table`).
 
 All with bootstrap 95 % intervals over edits.
@@ -24,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from .blindness import by_case as blindness_by_case
 from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means, resampled
+from .devqa import class_columns
 from .outcomes import Outcome
 
 VERSION = "2"
@@ -141,7 +144,7 @@ def by_edit(outcomes: Iterable[Outcome], metrics: Sequence[Metric] | None = None
         values = {case: sum(kept) / len(kept) for case, scores in of_case.items() if (kept := _present(scores))}
         if values:
             table[metric.name] = values
-    return table
+    return table | (class_columns(table) if metrics is None else {})
 
 
 def _present(scores: Sequence[float]) -> list[float]:
@@ -185,7 +188,7 @@ def estimated(
 def by_record(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """As `by_edit`, from records as `read_results` gives them, with the costs of each edit."""
     records = list(records)
-    table = by_edit(outcome for record in records for outcome in record["outcomes"])
+    table = by_edit(outcome for record in records for outcome in record["outcomes"]) | blindness_by_case(records)
     made = {record["case"]: record["edit"] for record in records if record.get("edit")}
     for name, field in zip(COSTS, ("seconds", "nbytes"), strict=True):
         values = {case: float(edit[field]) for case, edit in made.items() if edit.get(field) is not None}

@@ -181,6 +181,7 @@ def _joined(record: dict[str, Any], bases: Mapping[str, Mapping[str, Any]]) -> d
         "stage": "edit" if record["error"] else "",
         "question": request.get("question", ""),
         "answer": request.get("answer", ""),
+        "base_answer": request.get("base_answer", ""),
     }
     return {
         **filled,

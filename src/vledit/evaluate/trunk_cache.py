@@ -28,7 +28,7 @@ from .prepared import BATCH, MAX_NEW_TOKENS, PreparedCase
 from .tensor_tree import Packer, Unpacker, UnstorableError
 from .trunk_rows import TrunkRows
 
-FORMAT = 4
+FORMAT = 5
 DEFAULT_GB = 8.0
 STALE_SECONDS = 3600
 _MASKS = ("prompt_mask", "visual_mask", "question_mask", "answer_mask", "has_image")

@@ -36,7 +36,12 @@ def benchmark_cases(run: Run) -> Mapping[str, EditCase]:
         raise MissingDataError(
             f"{run.benchmark} is read from files; give --annotations and --images to see its pictures"
         )
-    return {case.id: case for case in load(run.benchmark, Files(split=str(run.manifest.get("split") or "test")))}
+    cases = load(run.benchmark, Files(split=str(run.manifest.get("split") or "test")))
+    if asked := run.manifest.get("devqa"):
+        from ..data.devqa import DevQA, index_of
+
+        cases = DevQA(cases, index_of(cases, asked["retriever"])).wrap_all(cases)
+    return {case.id: case for case in cases}
 
 
 def no_cases(run: Run) -> Mapping[str, EditCase]:
