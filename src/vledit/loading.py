@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import adapters
 from . import quantization as quantizing
 from .errors import InputError, MissingDataError, UnknownNameError
 from .vlm import registry
@@ -31,18 +32,20 @@ def load(
     codebook: Any = None,
     quantization: str | None = None,
     device_map: DeviceMap = None,
+    adapter: str | Path | None = None,
 ) -> EditedModel:
     """Loads a vision-language model, ready to be asked and edited.
 
     Args:
         name_or_path: "pocket" (the embedded model, built at first use), a short name such as "blip2-opt-2.7b", a local
-            Hugging Face folder, or a Hugging Face id.
+            Hugging Face folder, or a Hugging Face id.  The folder of a PEFT adapter means the base that it names, with it.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" (the accelerator where there is one).
         dtype: what the weights are loaded in: "float32", "bfloat16" ("bf16"), "float16" ("fp16") or a torch dtype.
         codebook: a `Codebook` of earlier edits, or None to start without any.
         quantization: "8bit" or "4bit" (bitsandbytes; needs `pip install 'vledit[quantization]'`); the family's default site
             and the vocabulary projection stay in `dtype`.
         device_map: "auto", or where each module goes, as in transformers; instead of `device`.
+        adapter: folder or Hugging Face id of a PEFT adapter that is put into the base (needs `pip install 'vledit[peft]'`).
 
     Raises:
         MissingDataError: there is no such folder, no connection, weights are missing from the checkpoint, or a package is.
@@ -50,7 +53,7 @@ def load(
     """
     from .editors.edited_model import EditedModel
 
-    vlm = load_vlm(name_or_path, device, dtype, quantization=quantization, device_map=device_map)
+    vlm = load_vlm(name_or_path, device, dtype, quantization=quantization, device_map=device_map, adapter=adapter)
     return EditedModel(vlm, codebook=codebook)
 
 
@@ -61,6 +64,7 @@ def load_vlm(
     max_answer_tokens: int = 64,
     quantization: str | None = None,
     device_map: DeviceMap = None,
+    adapter: str | Path | None = None,
 ) -> VLM:
     """Loads the frozen model by itself; see `load`."""
     from .vlm.base import VLM
@@ -70,11 +74,14 @@ def load_vlm(
     if device_map is not None and device not in ("cpu", "auto"):
         raise InputError(f"device_map: given together with device '{device}'. Give one of the two.")
     name = str(name_or_path)
-    source, config, family = read_config(name)
+    base, added = adapters.resolve(name, adapter)
+    adapters.check(added)
+    source, config, family = read_config(base)
     from transformers import AutoProcessor
 
     load_processor = family.load_processor or (lambda source, config: AutoProcessor.from_pretrained(source))
-    processor = _read(name, source, load_processor, source, config)
+    processor_source = added if added is not None and adapters.has_processor(added) else source
+    processor = _read(name, processor_source, load_processor, processor_source, config)
     options: dict[str, Any] = {"dtype": torch_dtype, "output_loading_info": True}
     if quantization is not None:
         kept = quantizing.kept_modules(family, config)
@@ -90,7 +97,12 @@ def load_vlm(
         )
     if quantization is not None:
         quantizing.keep_differentiable(model)
-    vlm = VLM(model if placed else model.to(torch_device), processor, family, name, max_answer_tokens)
+    if not placed:
+        model.to(torch_device)
+    if added is not None:
+        model = _read(f"{base} + {added}", added, adapters.attach, model, added)
+        name = name if adapter is None else f"{name} + {adapter}"
+    vlm = VLM(model, processor, family, name, max_answer_tokens)
     if placed:
         _check_placement(vlm)
     return vlm
@@ -101,7 +113,7 @@ def read_config(name: str) -> tuple[str, Any, Family]:
 
     Raises: as `load`.
     """
-    source = _source(name)
+    source = _source(adapters.resolve(name)[0])
     # classes of our own have to be known to transformers before it reads a config
     for known in registry.family_names():
         if prepare := registry.family(known).prepare:
@@ -179,7 +191,9 @@ def _near_id(source: str) -> str:
 
 def _check_placement(vlm: VLM) -> None:
     """The edited site and the vocabulary projection have to be in memory and on one device."""
-    site, head = vlm.site_module(vlm.default_site).weight.device, vlm.anatomy.lm_head.weight.device
+    from .vlm.measures import home
+
+    site, head = home(vlm.site_module(vlm.default_site)).device, home(vlm.anatomy.lm_head).device
     if "meta" in (site.type, head.type) or site != head:
         raise InputError(
             f"device_map: the edited layer (decoder layer {vlm.default_site.layer}) is on '{site}' and the vocabulary "

@@ -11,6 +11,7 @@ import typer
 from ..report.records import decision_record
 from .output import Json, busy, console, emit, number
 from .session import (
+    Adapter,
     Device,
     DeviceMap,
     Dtype,
@@ -42,6 +43,7 @@ def ask(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     device_map: DeviceMap = None,
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Ask the model a question about a picture."""
@@ -49,7 +51,7 @@ def ask(
     picture = read_picture(image)
     if codebook is not None:
         check_codebook(existing(codebook, "--codebook"))
-    edited = open_model(model, device, dtype, quantization, device_map)
+    edited = open_model(model, device, dtype, quantization, device_map, adapter)
     if codebook is not None:
         use_codebook(edited, codebook, readonly=True)
     began = time.perf_counter()

@@ -14,7 +14,7 @@ from ..errors import GateError, InputError, UnknownNameError
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .leaderboard import bar, failures, leaderboard, retention
 from .output import Json, console, emit, errors
-from .session import Device, DeviceMap, Dtype, Model, Quantization, open_model
+from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
 from .settings import parse_settings
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def bench(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     device_map: DeviceMap = None,
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
@@ -116,11 +117,12 @@ def bench(
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
     asked = retriever if devqa else ""
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, asked)
-    load = partial(open_model, model, device, dtype, quantization, device_map)
+    load = partial(open_model, model, device, dtype, quantization, device_map, adapter)
     if batch_tokens < 1:
         raise InputError(f"batch-tokens: {batch_tokens} given; at least 1 is needed.")
     opened = partial(open_run, load, files, split, limit, probes, batch_tokens)
     about = files.about(split) | ({"quantization": quantization} if quantization else {})
+    about |= {"adapter": adapter} if adapter else {}
     if engine == "ray":
         from ..evaluate.ray_engine import RayEngine, import_ray
 
@@ -267,6 +269,7 @@ def choose_alpha(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     device_map: DeviceMap = None,
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Choose α for a model on a few edits of the validation split, by HM (BalancEdit, Sec. 4.3)."""
@@ -278,7 +281,7 @@ def choose_alpha(
     cases = sample(
         benchmark_cases(files, "validation", 0), samples, seed
     )  # an unfit file is told before a model is loaded
-    vlm = open_model(model, device, dtype, quantization, device_map).vlm
+    vlm = open_model(model, device, dtype, quantization, device_map, adapter).vlm
     records = single_records(vlm, cases, [Variant("balancedit", "balancedit", settings)])
     best, by_alpha = choose(records)
     if json:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..report.records import edit_record
 from .output import Json, busy, console, emit, number, size
 from .session import (
+    Adapter,
     Device,
     DeviceMap,
     Dtype,
@@ -60,6 +61,7 @@ def edit(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     device_map: DeviceMap = None,
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Change one fact: from now on the model gives ANSWER to QUESTION about the picture."""
@@ -72,7 +74,7 @@ def edit(
         check_codebook(codebook, writable=True)
     elif not codebook.absolute().parent.is_dir():
         raise InputError(f"--codebook: there is no folder '{codebook.parent}' to write '{codebook.name}' into.")
-    edited = open_model(model, device, dtype, quantization, device_map)
+    edited = open_model(model, device, dtype, quantization, device_map, adapter)
     book = use_codebook(edited, codebook) if codebook.exists() else edited.codebook
     if id and id in {entry.id for entry in book.entries()}:
         raise InputError(f"--id: '{codebook}' has an entry '{id}' already. Choose another id, or none.")

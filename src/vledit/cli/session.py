@@ -23,6 +23,9 @@ Quantization = Annotated[
 DeviceMap = Annotated[
     str | None, typer.Option("--device-map", help="auto: spread the model over all devices, instead of --device.")
 ]
+Adapter = Annotated[
+    str | None, typer.Option(help="Folder or Hugging Face id of a PEFT adapter for the model. Needs peft.")
+]
 
 
 def load_model(name: str, device: str, dtype: str, **options: Any) -> EditedModel:
@@ -38,10 +41,15 @@ def load_model(name: str, device: str, dtype: str, **options: Any) -> EditedMode
 
 
 def open_model(
-    name: str, device: str, dtype: str, quantization: str | None = None, device_map: str | None = None
+    name: str,
+    device: str,
+    dtype: str,
+    quantization: str | None = None,
+    device_map: str | None = None,
+    adapter: str | None = None,
 ) -> EditedModel:
     """The model, with a sign of life on stderr while it loads."""
-    given = {"quantization": quantization, "device_map": device_map}
+    given = {"quantization": quantization, "device_map": device_map, "adapter": adapter}
     with busy(f"loading {name} …"):
         return load_model(name, device, dtype, **{key: value for key, value in given.items() if value is not None})
 

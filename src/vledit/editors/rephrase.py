@@ -17,6 +17,7 @@ import torch
 from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.base import VLM
+from ..vlm.measures import embedding_table
 
 SOURCES = ("auto", "backbone", "supplied", "plugin")
 PROMPT = "Rephrase this question in other words, keep its meaning, reply with the question only: {question}"
@@ -92,7 +93,7 @@ def unfit(vlm: VLM, request: EditRequest, wording: str, similarity: float) -> st
 @torch.no_grad()
 def cosine(vlm: VLM, first: str, second: str) -> float:
     """Cosine of the mean input embeddings of two texts' tokens, the mean of the whole vocabulary taken out."""
-    table = vlm.model.get_input_embeddings().weight
+    table = embedding_table(vlm.model)
     centre = vlm.__dict__.setdefault("_embedding_centre", table.float().mean(0))
     means = []
     for text in (first, second):

@@ -23,6 +23,7 @@ from .anatomy import dissect, module_at
 from .encoded import Encoded, Trunk, left_padded
 from .families import Family
 from .fingerprint import fingerprint
+from .gradients import passing_gradients
 from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, transformed
 from .picture_inputs import PictureInputs, joined, own_size, read_row
 from .pictures import open_picture
@@ -61,6 +62,7 @@ class VLM:
     def __init__(
         self, model: nn.Module, processor: Any, family: Family, name: str | None = None, max_answer_tokens: int = 64
     ) -> None:
+        model = measures.bare(model)
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.family = family = family.complete(model, processor) if family.complete else family
@@ -96,11 +98,11 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        return self.anatomy.lm_head.weight.device
+        return measures.home(self.anatomy.lm_head, self.model).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.anatomy.lm_head.weight.dtype
+        return measures.home(self.model.get_input_embeddings(), self.anatomy.lm_head, self.model, wide=True).dtype
 
     @property
     def tokenizer(self) -> Any:
@@ -362,7 +364,7 @@ class VLM:
         rows = as_rows(transform, len(trunk))
         if any(row is not None for row in rows):
             self._check_above(trunk, site.layer)
-        with transformed(self, site, rows):
+        with transformed(self, site, rows), passing_gradients(self, trunk.layer):
             hidden = self.run_layers(trunk, trunk.hidden, trunk.layer)
             hidden = hidden if positions is None else hidden[positions]
             return self.after_projection(self.anatomy.lm_head(self.anatomy.finish(hidden)))

@@ -32,6 +32,9 @@ _VOLATILE = {
 def fingerprint(model: nn.Module) -> str:
     """Hex digest (32 characters) of class, configuration, parameter names and shapes, and a sample of every parameter.
 
+    Adapters count: their weights are parameters like others, and how strongly which of them act is digested, too.  So do
+    packed layers, whose weights are no parameters.
+
     The samples are rounded to bfloat16, so that weights published in bfloat16 or float32 give the same name in
     whichever of the two they are loaded.  (Loading float32 weights in float16 rounds twice, which may give another.)
     """
@@ -40,6 +43,12 @@ def fingerprint(model: nn.Module) -> str:
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}:{tuple(parameter.shape)}".encode())
         digest.update(_sample(_in_memory(model, name, parameter)))
+    for name, module in sorted(model.named_modules()):
+        for part, tensor in _packed(module):
+            digest.update(f"{name}.{part}:{tuple(tensor.shape)}".encode())
+            digest.update(_sample(tensor))
+        if (acting := _adapters(module)) is not None:
+            digest.update(f"{name}:{json.dumps(acting, sort_keys=True, default=str)}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -66,8 +75,36 @@ def _steady(value: Any) -> Any:
     return value
 
 
+def _packed(module: Any) -> list[tuple[str, Tensor]]:
+    """The weights of a layer that holds no parameters: given by a method (dynamic int8), or packed in buffers (GPTQ, AWQ)."""
+    if not isinstance(getattr(module, "in_features", None), int) or next(module.parameters(), None) is not None:
+        return []
+    weight: Any = getattr(module, "weight", None)
+    if callable(weight):
+        return [("weight", weight())]
+    return sorted(module.named_buffers(recurse=False))
+
+
+def _adapters(module: Any) -> Any:
+    """Of a layer with adapters (PEFT): which of them act, and how strongly; None for other layers."""
+    scaling, active = getattr(module, "scaling", None), getattr(module, "active_adapters", None)
+    if not isinstance(scaling, dict) or not isinstance(active, list | tuple):
+        return None
+    merged = list(getattr(module, "merged_adapters", ()))
+    return {"active": {name: scaling.get(name) for name in active}, "off": module.disable_adapters, "merged": merged}
+
+
+def plain(tensor: Any) -> Tensor:
+    """The values of a tensor of any kind: those of a quantised one or of one that is spread over devices, put together."""
+    if hasattr(tensor, "full_tensor"):  # DTensor: the parts of all ranks
+        return tensor.full_tensor()
+    if getattr(tensor, "is_quantized", False) or hasattr(tensor, "__tensor_flatten__"):
+        return tensor.dequantize()
+    return tensor
+
+
 def _sample(parameter: Tensor) -> bytes:
-    flat = parameter.detach().reshape(-1)
+    flat = plain(parameter.detach()).reshape(-1)
     count = min(SAMPLES, flat.numel())
     index = torch.arange(count, device=flat.device) * flat.numel() // max(count, 1)
     rounded = flat[index].to(torch.bfloat16).cpu().view(torch.int16)

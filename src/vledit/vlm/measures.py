@@ -1,8 +1,8 @@
-"""What a site of a loaded model is: its place, how wide it is, and its weight where it has one."""
+"""What can be known of a loaded model, whatever its layers are made of: sites, widths, weights, device and dtype."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +59,53 @@ def weight_of(vlm: VLM, site: Site) -> Tensor:
     else:
         return weight
     raise InputError(f"the weight at site '{site}' cannot be had: {reason}.")
+
+
+def bare(model: Any) -> Any:
+    """The Hugging Face model inside a `PeftModel`, with its adapters in it; any other model as it is.
+
+    Raises:
+        InputError: the adapter is no change of layers but puts tokens before the prompt.
+    """
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return model
+    for name, config in model.peft_config.items():
+        if getattr(config, "is_prompt_learning", False):
+            kind = getattr(config.peft_type, "value", config.peft_type)
+            raise InputError(
+                f"adapter '{name}': {kind} puts learned tokens before the prompt, which cannot be edited around. Give an "
+                "adapter that changes layers, e.g. LoRA."
+            )
+    return model.get_base_model()
+
+
+def home(*modules: nn.Module, wide: bool = False) -> Tensor:
+    """The first tensor that one of `modules` holds; a weight may be a method, or packed away.
+
+    Args:
+        wide: one of at least 16 bits floating point, as activations are.
+    """
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if not wide or (tensor.is_floating_point() and tensor.dtype.itemsize >= 2):
+                return tensor
+    raise InputError("model: it holds no weights.")
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a module is an ordinary linear with ordinary weights, neither adapted nor packed nor wrapped."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.weight.is_floating_point()
+        and "forward" not in vars(module)
+    )
+
+
+def embedding_table(model: Any) -> Tensor:
+    """(V, E): the input embeddings of all tokens; those of an adapted or quantised table as it gives them."""
+    embed = model.get_input_embeddings()
+    if type(embed.weight) is nn.Parameter and embed.weight.is_floating_point() and isinstance(embed, nn.Embedding):
+        return embed.weight
+    with torch.no_grad():
+        return embed(torch.arange(embed.num_embeddings, device=home(embed).device))

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .encoded import Trunk
+from .gradients import passing_gradients
 from .hooks import Transformation, recording, site_changed
+from .measures import is_plain
 from .places import is_gated, place, roles
 from .site import BLOCK, Site
 
@@ -51,6 +53,7 @@ class SiteTail:
         self.vlm = vlm
         self.site = vlm.resolve_site(site)
         self.targets, self.target_rows = encoded.targets, encoded.target_rows
+        self._read_weights: dict[nn.Module, Tensor] = {}
         self._trunk = vlm.raise_trunk(trunk, self.site.layer)
         self._call = self._trunk.call(self.site.layer)
         self._is_last = self.site.layer == vlm.n_layers - 1
@@ -119,11 +122,13 @@ class SiteTail:
         Returns:
             (n, V), or (n, K) where a vocabulary is given.
         """
-        with self.vlm.lock:
+        with self.vlm.lock, passing_gradients(self.vlm, self.site.layer, self._read_weights):
             hidden = self.vlm.anatomy.finish(self._hidden(self._delta(change)))
             head = self.vlm.anatomy.lm_head
             if vocabulary is None:
                 return self.vlm.after_projection(head(hidden))
+            if not is_plain(head):
+                return self.vlm.after_projection(head(hidden)[..., vocabulary.to(hidden.device)])
             weight, bias = self._cut(head, vocabulary)
             return self.vlm.after_projection(nn.functional.linear(hidden, weight, bias))
 
