@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import vledit
-from vledit.cli.bench import bar, benchmark_cases, sample, single_records
+from vledit.cli.bench import Wanted, bar, benchmark_cases, sample, single_records
 from vledit.evaluate.alpha import anchors_of, choose, curve
 from vledit.evaluate.compare import compare
 from vledit.evaluate.manifest import Variant
@@ -65,7 +65,7 @@ def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
     """
     if path.exists():
         return json.loads(path.read_text())
-    cases = [case.trimmed(ALPHA_PROBES) for case in sample(benchmark_cases("icons", "validation", 0), samples, 0)]
+    cases = [case.trimmed(ALPHA_PROBES) for case in sample(benchmark_cases(Wanted("icons", "validation")), samples, 0)]
     kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
     found = {}
     for kind, records in by_variant(single_records(vlm, cases, kinds)):
@@ -271,7 +271,7 @@ def main() -> None:
     vlm = vledit.load("pocket", dtype=options.dtype).vlm
     chosen = choose_alphas(vlm, options.runs / "alpha.json")
     methods = variants({kind: chosen[kind]["alpha"] for kind in ("full", "span")})
-    cases = [case.trimmed(PROBES) for case in benchmark_cases("icons", "test", options.edits)]
+    cases = [case.trimmed(PROBES) for case in benchmark_cases(Wanted("icons", "test", options.edits))]
     some = [cases[i * len(cases) // options.sequential] for i in range(min(options.sequential, len(cases)))]
     cache = TrunkCache(vlm)
     points = tuple(sorted({*(n for n in AT if n < len(some)), len(some)}))

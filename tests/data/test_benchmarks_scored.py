@@ -32,7 +32,9 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
     monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("pocket")))
 
     def run(*arguments: object) -> Result:
-        return CliRunner().invoke(build(), ["bench", "--editors", EDITOR, "--texts", "0", *map(str, arguments)])
+        return CliRunner().invoke(
+            build(), ["bench", "--rephrases", "supplied", "--editors", EDITOR, "--texts", "0", *map(str, arguments)]
+        )
 
     return run
 

@@ -25,6 +25,7 @@ from vledit.evaluate.results import read_results
 from .small import case
 
 QUICK = "steps=200,learning_rate=0.05,margin=1.0"
+SUPPLIED = ("--rephrases", "supplied")  # tiny models make none that is fit
 EDITORS = f"balancedit:{QUICK},rephrase=supplied,alpha=0.3;ft:{QUICK}"
 FIRST, SECOND = EDITORS.split(";")
 
@@ -48,9 +49,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("pocket")))
     made = [case(i) for i in range(3)]
-    monkeypatch.setattr(
-        bench, "benchmark_cases", lambda _files, _split, _limit, probes=0: [c.trimmed(probes) for c in made]
-    )
+    monkeypatch.setattr(bench, "benchmark_cases", lambda wanted: [bench.asked(c, wanted) for c in made])
 
     def run(*arguments: object) -> Ran:
         result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
@@ -60,54 +59,54 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
 
 
 def test_bench_prints_a_leaderboard_and_keeps_the_trunks(cli, tmp_path):
-    ran = cli("bench", "--editors", EDITORS, "--texts", 1)
+    ran = cli("bench", *SUPPLIED, "--editors", EDITORS, "--texts", 1)
     assert ran.code == 0, ran.err
     assert "near_image_preserved" in ran.out
     assert "0 hits, 3 misses" in ran.err
     head, records = read_results(Path("results.jsonl"))
     assert len(records) == 6
     assert head["end"]["failed"] == 0
-    again = cli("bench", "--editors", EDITORS, "--protocol", "sequential", "--at", "1,3", "--out", "s.jsonl")
+    again = cli("bench", *SUPPLIED, "--editors", EDITORS, "--protocol", "sequential", "--at", "1,3", "--out", "s.jsonl")
     assert again.code == 0, again.err
     assert "Retention" in again.out
     assert "0 misses" in again.err
 
 
 def test_json_and_resume(cli):
-    first = cli("bench", "--editors", EDITORS, "--json").json
+    first = cli("bench", *SUPPLIED, "--editors", EDITORS, "--json").json
     assert set(first["variants"]) == {FIRST, SECOND}
     assert first["variants"][FIRST]["reliability"]["n"] == 3
     assert first["run"]["records"] == 6
-    assert cli("bench", "--editors", EDITORS, "--json").json["variants"] == first["variants"]
-    other = cli("bench", "--editors", SECOND)
+    assert cli("bench", *SUPPLIED, "--editors", EDITORS, "--json").json["variants"] == first["variants"]
+    other = cli("bench", *SUPPLIED, "--editors", SECOND)
     assert other.code == 2
     assert "variants (now" in other.err
 
 
 def test_probes_of_a_cell_can_be_limited(cli):
-    assert cli("bench", "--editors", SECOND, "--probes", 1, "--batch-tokens", 64).code == 0
+    assert cli("bench", *SUPPLIED, "--editors", SECOND, "--probes", 1, "--batch-tokens", 64).code == 0
     head, _ = read_results(Path("results.jsonl"))
     places = [(probe["family"], probe["cell"], probe["index"]) for probe in head["bases"]["case-0"]["probes"]]
     assert len(places) == len({place[:2] for place in places}) == 6
     assert all(index == 0 for _, _, index in places)
-    assert "cases_hash (now" in cli("bench", "--editors", SECOND).err  # more is asked now: another run
+    assert "cases_hash (now" in cli("bench", *SUPPLIED, "--editors", SECOND).err  # more is asked now: another run
 
 
 def test_the_gate_decides_the_exit_code(cli):
     Path("gate.yaml").write_text("reliability: 0.9\nfailed_edits: {mean_at_most: 0}\n")
-    assert cli("bench", "--editors", FIRST, "--gate", "gate.yaml").code == 0
+    assert cli("bench", *SUPPLIED, "--editors", FIRST, "--gate", "gate.yaml").code == 0
     Path("gate.yaml").write_text("reliability: {low: 1.01}\n")
-    broken = cli("bench", "--editors", FIRST, "--gate", "gate.yaml", "--json")
+    broken = cli("bench", *SUPPLIED, "--editors", FIRST, "--gate", "gate.yaml", "--json")
     assert broken.code == 8
     assert "reliability (lower end)" in broken.err
     Path("gate.yaml").write_text("relability: 0.9\n")
-    typo = cli("bench", "--editors", FIRST, "--gate", "gate.yaml")
+    typo = cli("bench", *SUPPLIED, "--editors", FIRST, "--gate", "gate.yaml")
     assert typo.code == 2
     assert "Did you mean 'reliability'" in typo.err
 
 
 def test_compare(cli):
-    cli("bench", "--editors", EDITORS)
+    cli("bench", *SUPPLIED, "--editors", EDITORS)
     ran = cli("compare", f"results.jsonl::{FIRST}", f"results.jsonl::{SECOND}", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["common"] == 3
@@ -119,7 +118,7 @@ def test_compare(cli):
     }
     shown = cli("compare", f"results.jsonl::{FIRST}", f"results.jsonl::{SECOND}")
     assert "3 edits in common" in shown.err
-    cli("bench", "--editors", FIRST, "--protocol", "sequential", "--out", "s.jsonl")
+    cli("bench", *SUPPLIED, "--editors", FIRST, "--protocol", "sequential", "--out", "s.jsonl")
     refused = cli("compare", f"results.jsonl::{FIRST}", "s.jsonl")
     assert refused.code == 2
     assert "protocol (single against sequential)" in refused.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from ..vlm.base import VLM
 
 ENGINES = ("local", "ray")
+REPHRASES = ("none", "supplied")
+Rephrases = Annotated[
+    str,
+    typer.Option(
+        help="none: an edit is given picture, question and answer, as by a user; supplied: the benchmark's other wordings, too."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +58,7 @@ def bench(
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Of icons and its kin: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
     probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 0,
     devqa: Annotated[
@@ -62,6 +70,7 @@ def bench(
     retriever: Annotated[
         str, typer.Option(help="De-VQA: the sentence encoder that finds similar questions; a name or a folder.")
     ] = "all-MiniLM-L6-v2",
+    rephrases: Rephrases = "none",
     protocol: Annotated[
         str,
         typer.Option(
@@ -120,14 +129,15 @@ def bench(
     load = partial(open_model, model, device, dtype, quantization, device_map, adapter)
     if batch_tokens < 1:
         raise InputError(f"batch-tokens: {batch_tokens} given; at least 1 is needed.")
-    opened = partial(open_run, load, files, split, limit, probes, batch_tokens)
-    about = files.about(split) | ({"quantization": quantization} if quantization else {})
+    wanted = Wanted(files, split, limit, probes, protocol != "single", rephrases)
+    opened = partial(open_run, load, wanted, batch_tokens)
+    about = files.about(split) | {"rephrases": rephrases} | ({"quantization": quantization} if quantization else {})
     about |= {"adapter": adapter} if adapter else {}
     if engine == "ray":
         from ..evaluate.ray_engine import RayEngine, import_ray
 
         import_ray()
-        cases = benchmark_cases(files, split, limit, probes)
+        cases = benchmark_cases(wanted)
         with RayEngine(
             opened, chosen, plan, workers, worker_cpus, worker_gpus, cache_gb, address=ray_address
         ) as spread:
@@ -188,16 +198,37 @@ def _run(
     return {**end, "cache_text": str(CacheReport(**end["cache"])) if end["cache"] else "off"}
 
 
-def open_run(
-    load: Callable[[], EditedModel],
-    benchmark: str | BenchmarkFiles,
-    split: str,
-    limit: int,
-    probes: int = 0,
-    batch_tokens: int = 1024,
-) -> tuple[VLM, list[EditCase]]:
+@dataclass(frozen=True)
+class Wanted:
+    """Which cases a run is made of.
+
+    Args:
+        files: the benchmark, by name where it comes with the package.
+        limit: so many of them, spread evenly; 0: all.
+        probes: at most so many of each cell; 0: all.
+        sequence: they are edited one after the other or together; see `Benchmark.in_sequence`.
+        rephrases: "none": the editor is given picture, question and answer alone; "supplied": with the benchmark's other
+            wordings, which no user has.
+    Raises: UnknownNameError, InputError.
+    """
+
+    files: str | BenchmarkFiles
+    split: str = "test"
+    limit: int = 0
+    probes: int = 0
+    sequence: bool = False
+    rephrases: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.probes < 0:
+            raise InputError(f"probes: {self.probes} given; it must not be negative.")
+        if self.rephrases not in REPHRASES:
+            raise UnknownNameError("rephrases", self.rephrases, REPHRASES)
+
+
+def open_run(load: Callable[[], EditedModel], wanted: Wanted, batch_tokens: int = 1024) -> tuple[VLM, list[EditCase]]:
     """The model and the cases; what every worker of a run begins with."""
-    cases = benchmark_cases(benchmark, split, limit, probes)
+    cases = benchmark_cases(wanted)
     vlm = load().vlm
     vlm.batch_tokens = batch_tokens
     return vlm, cases
@@ -264,6 +295,7 @@ def choose_alpha(
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
+    rephrases: Rephrases = "none",
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -279,7 +311,7 @@ def choose_alpha(
     settings = {"transformation": transformation, "distance": distance}
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     cases = sample(
-        benchmark_cases(files, "validation", 0), samples, seed
+        benchmark_cases(Wanted(files, "validation", rephrases=rephrases)), samples, seed
     )  # an unfit file is told before a model is loaded
     vlm = open_model(model, device, dtype, quantization, device_map, adapter).vlm
     records = single_records(vlm, cases, [Variant("balancedit", "balancedit", settings)])
@@ -308,15 +340,20 @@ def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict
         return read_results(path)[1]
 
 
-def benchmark_cases(benchmark: str | BenchmarkFiles, split: str, limit: int, probes: int = 0) -> list[EditCase]:
-    """Edits of a split or of files, `limit` of them spread evenly, each with at most `probes` probes a cell (0: all).
+def benchmark_cases(wanted: Wanted) -> list[EditCase]:
+    """The edits of a split or of files.
 
     Raises: UnknownNameError, InputError, MissingDataError; see `vledit.data.benchmarks.load`.
     """
-    if probes < 0:
-        raise InputError(f"probes: {probes} given; it must not be negative.")
-    files = BenchmarkFiles(benchmark) if isinstance(benchmark, str) else benchmark
-    return [case.trimmed(probes) for case in files.cases(split, limit)]
+    files = BenchmarkFiles(wanted.files) if isinstance(wanted.files, str) else wanted.files
+    found = files.cases(wanted.split, wanted.limit, wanted.sequence)
+    return [asked(case, wanted) for case in found]
+
+
+def asked(case: EditCase, wanted: Wanted) -> EditCase:
+    """A case with as many probes and rephrases as are wanted."""
+    request = case.request if wanted.rephrases == "supplied" else replace(case.request, rephrases=())
+    return replace(case.trimmed(wanted.probes), request=request)
 
 
 def sample(cases: list[Any], count: int, seed: int) -> list[Any]:

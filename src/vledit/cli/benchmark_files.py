@@ -82,19 +82,25 @@ class BenchmarkFiles:
         """Everything that is in them; files are read once.  Raises: see `vledit.data.benchmarks.read`."""
         return _read_once(self, split) if self.annotations else _read(self, split)
 
-    def cases(self, split: str = "test", limit: int = 0) -> list[EditCase]:
+    def cases(self, split: str = "test", limit: int = 0, sequence: bool = False) -> list[EditCase]:
         """The cases, `limit` of them spread evenly; says on stderr which file it was and what was left out.
+
+        Args:
+            sequence: they are edited one after the other: none is asked to keep what another of them changes.
 
         Raises: UnknownNameError, InputError, MissingDataError; see `vledit.data.benchmarks.load`.
         """
-        from ..data.benchmarks import spread
+        from ..data.benchmarks import benchmark, spread
         from ..data.reading import demand
 
         reading = self.reading(split)
         for line in (str(reading.fingerprint), *reading.summary()):
             errors.print(f"{self.benchmark}: {line}", markup=False, highlight=False, soft_wrap=True)
         cases = demand(reading, self.skip_missing, self.skip_bad)
-        return self._with_devqa(spread(cases, limit), cases) if self.devqa else spread(cases, limit)
+        found = spread(cases, limit)
+        adapt = benchmark(self.benchmark).in_sequence if sequence else None
+        found = found if adapt is None else adapt(found)
+        return self._with_devqa(found, cases) if self.devqa else found
 
     def _with_devqa(self, cases: list[EditCase], pool: list[EditCase]) -> list[EditCase]:
         """The cases with De-VQA's cells, retrieved from all of the benchmark; says which cells could not be made."""
@@ -141,7 +147,7 @@ def check(
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Of icons and its kin: train, validation or test.")] = "test",
     as_published: AsPublished = False,
     open_pictures: Annotated[
         bool, typer.Option("--open-pictures", help="Open every picture, and list those that are damaged.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -132,11 +132,23 @@ def edits(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch: Annotated[int, typer.Option(help="Questions asked at once.")] = 32,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="Parts to choose anew: ids (drawings that training saw), held_out (drawings by other hands), text (no "
+            "picture); may be repeated; default: all.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Choose the edits to score: of all candidates those whose question the base model answers rightly."""
     _known(name)
     from ..data import icons
+    from ..data.icons.edit_filter import PARTS
+
+    for unknown in set(only or ()) - set(PARTS):
+        raise UnknownNameError("part", unknown, PARTS)
 
     data = icons.load()
     vlm = open_model(model, device, dtype).vlm
@@ -151,8 +163,14 @@ def edits(
                 progress.advance(task, len(some))
         return found
 
-    lock = icons.filter_edits(data, f"{vlm.name} {vlm.fingerprint[:12]}", answer_many=answer_many)
-    counts = {split: len(ids) for split, ids in lock.ids.items()}
+    parts = cast("list[Any]", [part for part in PARTS if not only or part in only])
+    lock = icons.filter_edits(data, f"{vlm.name} {vlm.fingerprint[:12]}", answer_many=answer_many, parts=parts)
+    counts = {
+        split if part == "ids" else f"{part} {split}": len(ids)
+        for part in PARTS
+        for split, ids in getattr(lock, part).items()
+        if ids
+    }
     if json:
         emit({"model": lock.model, "data": lock.data_version, **counts})
         return

@@ -5,7 +5,7 @@ A benchmark of another package is a `Benchmark` under the entry point group ``vl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -19,6 +19,9 @@ GROUP = "vledit.benchmarks"
 SPLITS = ("train", "validation", "test")
 _OWN = {
     "icons": "vledit.data.icons.benchmark:BENCHMARK",
+    "icons-held-out": "vledit.data.icons.benchmark:HELD_OUT",
+    "icons-facts": "vledit.data.icons.benchmark:FACTS",
+    "icons-text": "vledit.data.icons.benchmark:TEXT",
     "evqa": "vledit.data.evqa:BENCHMARK",
     "eic": "vledit.data.eic:BENCHMARK",
     "vlkeb": "vledit.data.vlkeb:BENCHMARK",
@@ -38,6 +41,8 @@ class Benchmark:
         read: files → everything that is in them, unfit records and missing pictures included.
         from_files: whether it is read from files that the user gives; else it comes with the package, in splits.
         more: further files and settings (`Files.more`), each with a line of help.
+        in_sequence: what becomes of cases that are edited one after the other, so that none is asked to keep what another
+            of them changes; None: they stay as they are.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Benchmark:
     read: Callable[[Files], Reading]
     from_files: bool = True
     more: Mapping[str, str] = field(default_factory=dict)
+    in_sequence: Callable[[Sequence[EditCase]], list[EditCase]] | None = None
 
 
 def names() -> list[str]:
@@ -83,7 +89,10 @@ def read(name: str, files: Files) -> Reading:
             raise InputError(f"{name} comes with the package; it takes no --annotations and no --images.")
         if files.split not in SPLITS:
             raise UnknownNameError("split", files.split, SPLITS)
-    return chosen.read(files)
+    found = chosen.read(files)
+    if not chosen.from_files and not found.cases:
+        raise InputError(f"split: {name} has no edits in {files.split}; its splits: validation, test.")
+    return found
 
 
 def load(name: str, files: Files, skip_missing: bool = False, skip_bad: bool = False) -> list[EditCase]:

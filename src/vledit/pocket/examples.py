@@ -6,10 +6,9 @@ resumed training sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-import json
 import random
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -71,9 +70,9 @@ def blank_picture(rng: random.Random, size: int) -> Image.Image:
 @cache
 def general_questions(split: str) -> list[tuple[str, str]]:
     """Text-only questions of general knowledge, (question, answer)."""
-    from ..data.icons.dataset import WORDINGS
+    from ..data.icons.dataset import wordings_of
 
-    return [(q, a) for q, a in json.loads(WORDINGS.read_text(encoding="utf-8"))["general"][split]]
+    return [(q, a) for q, a in wordings_of(cast("Any", split), "general")]
 
 
 class Examples:

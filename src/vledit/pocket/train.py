@@ -394,7 +394,7 @@ def check_rows(examples: Examples, split: str, seed: int, size: int) -> list[Row
     rng = random.Random(seed)
     drawings = [d for d in examples.data.drawings if d.split == split]
     rows = []
-    wordings, examples.wordings = examples.wordings, "test"
+    wordings, examples.wordings = examples.wordings, "held_out"
     try:
         for _ in range(size):
             drawing = rng.choice(drawings)

@@ -64,8 +64,8 @@ def use(monkeypatch: Any, folder: Path) -> Path:
     return folder / "icons"
 
 
-def described(names: int = 24) -> IconData:
-    """Return a data set that exists in words only (no pictures): three domains, seven hands."""
+def described(names: int = 60) -> IconData:
+    """Return a data set that exists in words only (no pictures): three domains, six hands."""
     concepts: dict[str, Concept] = {}
     drawings: list[Drawing] = []
     for index in range(names):
@@ -75,7 +75,7 @@ def described(names: int = 24) -> IconData:
                 "name": f"thing{index:02d}",
                 "category": group,
                 "group": wide,
-                "letter": "T",
+                "letter": "TUVW"[index % 4],
                 "spanish": f"cosa{index}",
             },
             "flags": {

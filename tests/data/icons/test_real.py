@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from vledit.data.icons import NotBuilt, card, edits, load, sheet
+from vledit.data.icons import NotBuilt, card, edits, kinds, load, sheet
 from vledit.data.icons.dataset import all_wordings
 from vledit.data.icons.sets import DOMAINS
-from vledit.data.icons.splits import HELD_OUT_HANDS
+from vledit.data.icons.splits import HELD_OUT_HANDS, VALIDATION_HANDS
 
 pytestmark = pytest.mark.icons
 
@@ -63,12 +63,14 @@ def test_things_have_independent_hands(data):
     assert sorted(hands)[len(hands) // 10] >= 5
 
 
-def test_no_wording_is_in_train_and_test():
+def test_no_wording_is_in_two_splits():
     wordings = all_wordings()
     for domain in (*DOMAINS, "text"):
         for kind, split in wordings[domain].items():
             plain = {side: {re.sub(r"\W+", " ", text.lower()).strip() for text in split[side]} for side in split}
-            assert plain["train"].isdisjoint(plain["test"]), (domain, kind)
+            assert plain["train"].isdisjoint(plain["test"] | plain["validation"]), (domain, kind)
+            assert plain["test"].isdisjoint(plain["validation"]), (domain, kind)
+            assert min(map(len, plain.values())) >= 3
             assert len(plain["train"]) >= 10
 
 
@@ -80,12 +82,12 @@ def test_pictures_are_there_and_drawn(data):
 
 
 def test_there_are_enough_edits(data):
-    total = sum(len(edits.edited_kinds(concept)) for concept in data.concepts.values())
+    total = sum(len(kinds.edited_kinds(concept)) for concept in data.concepts.values())
     assert total >= 1500
     concepts = [concept for domain in DOMAINS for concept in data.concepts_of(domain)[::60]]
-    splits = edits.split_concepts(data)
+    splits = kinds.split_concepts(data)
     for concept in concepts:
-        case = edits.make_case(data, concept, edits.NAME_KIND[concept.domain], splits[concept.id])
+        case = edits.make_case(data, concept, kinds.NAME_KIND[concept.domain], splits[concept.id])
         assert min(len(case.generality["text"]), len(case.generality["image"]), len(case.locality["near_image"])) >= 10
         assert case.request.image.open().size == (192, 192)
 
@@ -94,7 +96,9 @@ def test_the_card_counts_what_is_there(data):
     text = card.data_card(data)
     assert f"{len(data.concepts)} concepts, {len(data.drawings)} drawings" in text
     assert "nominatively" in text
-    assert all(f"| {hand} | held out |" in text for hand in HELD_OUT_HANDS)
+    assert all(
+        f"| {hand} | {'validation' if hand in VALIDATION_HANDS else 'test'} |" in text for hand in HELD_OUT_HANDS
+    )
 
 
 def test_the_contact_sheet_shows_each_domain(data):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from vledit.data.icons.dataset import IconData, all_wordings, load
 from vledit.data.icons.packages import locked_versions
 from vledit.data.icons.sets import BY_NAME, DOMAINS, FACT_PACKAGES
-from vledit.data.icons.splits import HELD_OUT_HANDS
+from vledit.data.icons.splits import HELD_OUT_HANDS, VALIDATION_HANDS
 
 INTRODUCTION = """\
 # Data card: `icons`
@@ -51,10 +51,11 @@ def data_card(data: IconData | None = None) -> str:
         _table(
             ["domain", "concepts", "drawings", "train", "held out", "hands", "drawings each (median)"], _counts(data)
         ),
-        "## Hands\n\nA hand is a vendor family; a held-out hand is never trained on, in any domain.\n",
+        "## Hands\n\nA hand is a vendor family; a held-out hand is never trained on, in any domain; "
+        "what validation shows, test does not.\n",
         _table(["hand", "split", *DOMAINS], _hands(data)),
-        "## Wordings\n\nEach question is asked in many ways; test wordings are never trained on.\n",
-        _table(["domain", "kind", "train", "test"], _wordings()),
+        "## Wordings\n\nEach question is asked in many ways; validation and test wordings are never trained on.\n",
+        _table(["domain", "kind", "train", "validation", "test"], _wordings()),
         "## Sources\n",
         _table(["set", "package", "version", "licence", "drawings kept"], _sources(data)),
         "Names, facts and colours: "
@@ -88,7 +89,7 @@ def _hands(data: IconData) -> list[list[str]]:
     return [
         [
             hand,
-            "held out" if hand in HELD_OUT_HANDS else "train",
+            "train" if hand not in HELD_OUT_HANDS else "validation" if hand in VALIDATION_HANDS else "test",
             *(str(counts[hand, domain] or "") for domain in DOMAINS),
         ]
         for hand in hands
@@ -97,7 +98,7 @@ def _hands(data: IconData) -> list[list[str]]:
 
 def _wordings() -> list[list[str]]:
     return [
-        [domain, kind, str(len(split["train"])), str(len(split["test"]))]
+        [domain, kind, *(str(len(split[name])) for name in ("train", "validation", "test"))]
         for domain, kinds in all_wordings().items()
         if domain in (*DOMAINS, "text")
         for kind, split in kinds.items()

@@ -22,7 +22,8 @@ from vledit.errors import MissingDataError
 WORDINGS = Path(__file__).with_name("wordings.json")
 FORMAT = 2
 """Of `index.json`; raise when a reader of an older one would go wrong."""
-WordingSplit = Literal["train", "test"]
+WordingSplit = Literal["train", "validation", "test", "held_out"]
+"""Of a wording; "held_out" is validation and test together: all that training never saw."""
 
 
 class NotBuilt(MissingDataError):
@@ -103,14 +104,14 @@ class IconData:
 
         Raises: KeyError where there is no such question.
         """
-        return _wordings_at(domain, kind, split)
+        return wordings_of(split, domain, kind)
 
     def text_wordings(self, question: str, split: WordingSplit) -> list[str]:
         """Return the ways to ask `question` ("flags.capital") without a picture, with ``{name}``.
 
         Raises: KeyError where there is no such question.
         """
-        return _wordings_at("text", question, split)
+        return wordings_of(split, "text", question)
 
 
 def load(root: Path | None = None) -> IconData:
@@ -132,14 +133,18 @@ def load(root: Path | None = None) -> IconData:
 
 @lru_cache(maxsize=1)
 def all_wordings() -> dict[str, Any]:
-    """Return `wordings.json`: (domain, kind) -> train and test wordings; "text", "nothing" too."""
+    """Return `wordings.json`: (domain, kind) -> train, validation and test wordings; "text", "general" too."""
     return json.loads(WORDINGS.read_text(encoding="utf-8"))
 
 
-def _wordings_at(*path: str) -> list[str]:
+def wordings_of(split: WordingSplit, *path: str) -> list[Any]:
+    """Return the wordings of one split at a place of `wordings.json`; "held_out": those of test, then of validation.
+
+    Raises: KeyError where there is no such place, naming those that there are.
+    """
     value: Any = all_wordings()
     for key in path:
         if key not in value:
             raise KeyError(f"no wordings for {'/'.join(path)}; known here: {', '.join(value)}")
         value = value[key]
-    return list(value)
+    return [*value["test"], *value["validation"]] if split == "held_out" else list(value[split])

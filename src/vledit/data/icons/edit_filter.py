@@ -1,7 +1,8 @@
 """Keep the edits whose question the base model answers rightly, and remember which in `edits.lock.json`.
 
 An edit of something that the model never knew measures something else. The lock file is committed, so that everybody
-scores the same cases; it names the data set and the model that it was made with.
+scores the same cases; it names the data set and the model that it was made with. It has three parts (`PARTS`), each of
+which can be chosen anew without asking for the others again.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from vledit.data.cache import write_atomic
 from vledit.data.case import EditCase
 from vledit.data.icons.dataset import IconData, load
-from vledit.data.icons.edits import EditSplit, candidates, make_case, split_concepts
+from vledit.data.icons.edits import HELD_OUT, candidates, make_case
+from vledit.data.icons.kinds import NAME_KIND, split_concepts
+from vledit.data.icons.model import Concept
+from vledit.data.icons.splits import EditSplit
+from vledit.data.icons.text_edits import general_case, text_candidates, text_case
 from vledit.errors import MissingDataError
 
 LOCK = Path(__file__).with_name("edits.lock.json")
+
+Part = Literal["ids", "held_out", "text"]
+"""Of the lock: edits of drawings that training saw; of drawings by held-out hands; of questions without a picture."""
+PARTS: tuple[Part, ...] = ("ids", "held_out", "text")
 
 Answer = Callable[[object, str], str]
 """(picture or None, question) -> the model's answer."""
@@ -29,12 +39,14 @@ AnswerMany = Callable[[Sequence[tuple[object, str]]], Sequence[str]]
 
 @dataclass(frozen=True)
 class EditLock:
-    """Which edits are scored: ids by split, the seed, the data set's version and the model's name."""
+    """Which edits are scored: ids by split for each part, the seed, the data set's version and the model's name."""
 
     ids: dict[str, tuple[str, ...]]
     seed: int
     data_version: str
     model: str
+    held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    text: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def same_answer(given: str, truth: str) -> bool:
@@ -62,14 +74,21 @@ def answered_rightly(
     return [case for case, text in zip(cases, given, strict=True) if same_answer(text, case.base_answer)]
 
 
-def write_lock(cases: Sequence[EditCase], data: IconData, model: str, seed: int = 0, path: Path = LOCK) -> EditLock:
-    """Write the ids of the `cases` to keep, by split, one a line for readable diffs; return what was written."""
-    ids: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    for case in cases:
-        ids[case.tags["split"]].append(case.id.removeprefix("icons/"))
-    content = {"data": data.version, "model": model, "seed": seed, "ids": ids}
+def write_lock(lock: EditLock, path: Path = LOCK) -> EditLock:
+    """Write a lock, one id a line for readable diffs; return what was written."""
+    parts = {
+        part: {split: [name.removeprefix("icons/") for name in names] for split, names in getattr(lock, part).items()}
+        for part in PARTS
+    }
+    content = {"data": lock.data_version, "model": lock.model, "seed": lock.seed, **parts}
     write_atomic(path, (json.dumps(content, ensure_ascii=False, indent=0) + "\n").encode())
     return read_lock(path)
+
+
+def by_split(cases: Sequence[EditCase]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of cases by split, in their order."""
+    splits = ("train", "validation", "test")
+    return {split: tuple(case.id for case in cases if case.tags["split"] == split) for split in splits}
 
 
 def read_lock(path: Path = LOCK) -> EditLock:
@@ -79,30 +98,52 @@ def read_lock(path: Path = LOCK) -> EditLock:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        ids = {split: tuple(f"icons/{name}" for name in names) for split, names in content["ids"].items()}
-        return EditLock(ids, content["seed"], content["data"], content["model"])
+        parts = {
+            part: {split: tuple(f"icons/{name}" for name in names) for split, names in content[part].items()}
+            for part in PARTS
+            if part in content
+        }
+        lock = EditLock(parts["ids"], content["seed"], content["data"], content["model"])
+        return replace(lock, **{part: ids for part, ids in parts.items() if part != "ids"})
     except (OSError, ValueError, KeyError) as error:
         raise MissingDataError(f"no choice of edits in {path} ({error}); run: vledit data edits icons") from error
 
 
-def load_edits(split: EditSplit, data: IconData | None = None, path: Path = LOCK) -> list[EditCase]:
-    """Return the edits of `split` that the lock file names, in its order.
+def load_edits(split: EditSplit, data: IconData | None = None, path: Path = LOCK, part: Part = "ids") -> list[EditCase]:
+    """Return the edits of `split` that a part of the lock file names, in its order.
 
     Raises: MissingDataError where the lock or the data set is missing, or names a concept that this build lacks.
     """
     data = data or load()
     lock = read_lock(path)
-    splits = split_concepts(data, lock.seed)
-    cases = []
-    for case_id in lock.ids.get(split, ()):
-        concept_id, _, kind = case_id.removeprefix("icons/").rpartition("/")
-        if concept_id not in data.concepts or splits[concept_id] != split:
-            raise MissingDataError(
-                f"{path.name} was made with another build of icons ({lock.data_version}, here {data.version}): "
-                f"{case_id} does not fit; run: vledit data build icons"
-            )
-        cases.append(make_case(data, data.concepts[concept_id], kind, split, lock.seed))
-    return cases
+    return [_case(case_id, split, data, lock, path) for case_id in getattr(lock, part).get(split, ())]
+
+
+def named_concepts(split: EditSplit, data: IconData | None = None, path: Path = LOCK) -> list[Concept]:
+    """Return the concepts of `split` whose name is one of the lock's edits: those that the base recognises.
+
+    Raises: see `load_edits`.
+    """
+    data = data or load()
+    named = [case for case in load_edits(split, data, path) if case.tags["kind"] in NAME_KIND.values()]
+    return [data.concepts[case.tags["concept"]] for case in named]
+
+
+def _case(case_id: str, split: EditSplit, data: IconData, lock: EditLock, path: Path) -> EditCase:
+    name = case_id.removeprefix("icons/")
+    if name.startswith("text/general/"):
+        return general_case(data, int(name.split("/")[2]), split, lock.seed)
+    pictured, seen = not name.startswith("text/"), not name.endswith(f"/{HELD_OUT}")
+    concept_id, _, kind = name.removeprefix("text/").removesuffix(f"/{HELD_OUT}").rpartition("/")
+    if concept_id not in data.concepts or split_concepts(data, lock.seed)[concept_id] != split:
+        raise MissingDataError(
+            f"{path.name} was made with another build of icons ({lock.data_version}, here {data.version}): "
+            f"{case_id} does not fit; run: vledit data build icons"
+        )
+    concept = data.concepts[concept_id]
+    if pictured:
+        return make_case(data, concept, kind, split, lock.seed, seen)
+    return text_case(data, concept, kind, split, lock.seed)
 
 
 def filter_edits(
@@ -112,10 +153,32 @@ def filter_edits(
     answer_many: AnswerMany | None = None,
     seed: int = 0,
     path: Path = LOCK,
+    parts: Sequence[Part] = PARTS,
 ) -> EditLock:
-    """Ask a model every candidate's question and write the lock file of those that it answers rightly."""
-    kept = answered_rightly(candidates(data, seed=seed), answer, answer_many)
-    return write_lock(kept, data, model, seed, path)
+    """Ask a model the questions of the candidates and write the lock file of those that it answers rightly.
+
+    Args:
+        parts: which parts are asked for; the others stay as they are, where they are of the same model, data set and seed.
+
+    Raises: MissingDataError where a part that is not asked for is of another model, data set or seed.
+    """
+    kept = EditLock({}, seed, data.version, model)
+    if set(parts) != set(PARTS):
+        there = read_lock(path)
+        if (there.model, there.data_version, there.seed) != (model, data.version, seed):
+            raise MissingDataError(
+                f"{path.name} is of {there.model}, icons {there.data_version}, seed {there.seed}; here are {model}, "
+                f"icons {data.version}, seed {seed}. Choose all parts anew."
+            )
+        kept = there
+    made: dict[Part, Callable[[], list[EditCase]]] = {
+        "ids": lambda: candidates(data, seed=seed),
+        "held_out": lambda: candidates(data, seed=seed, seen=False),
+        "text": lambda: text_candidates(data, seed=seed),
+    }
+    for part in parts:
+        kept = replace(kept, **{part: by_split(answered_rightly(made[part](), answer, answer_many))})
+    return write_lock(kept, path)
 
 
 def _plain(text: str) -> str:
