@@ -8,6 +8,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,24 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.vlm.models import picture, tiny
+from tests.vlm.models import build, picture
 from vledit.editors.edited_model import EditedModel
 from vledit.serve.app import create_app
 from vledit.serve.settings import Limits, ServeSettings
+from vledit.vlm import VLM
 
 QUESTION = "What is shown in the picture?"
+LONGEST = 12
+"""Tokens of an answer where nothing else is said."""
 Make = Callable[..., FastAPI]
+
+
+@cache
+def small() -> VLM:
+    """As `tiny("pocket")`, with short answers."""
+    vlm = build("pocket")
+    vlm.max_answer_tokens = LONGEST
+    return vlm
 
 
 def data_url(image: Image.Image | None = None, seed: int = 2) -> str:
@@ -73,7 +85,7 @@ def make(tmp_path: Path) -> Make:
     def app(store: str | None = None, limits: Limits | None = None, **settings: Any) -> FastAPI:
         where = store or str(tmp_path / "store.db")
         chosen = ServeSettings(store=where, poll_seconds=0.05, limits=limits or Limits(), **settings)
-        return create_app(chosen, EditedModel(tiny("pocket")))
+        return create_app(chosen, EditedModel(small()))
 
     return app
 

@@ -27,6 +27,7 @@ GROUPS = (
     "fit",
     "train",
     "serve",
+    "token",
 )
 """Modules of this package that add commands, in the order of `vledit --help`; each has `register(app: typer.Typer)`."""
 

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from .. import __version__
-from . import chat, refusals
+from . import chat, edits, history, probes, refusals, tokens
 from .access import Access, RateLimit
 from .door import Door
 from .service import Service
@@ -46,7 +46,8 @@ def create_app(settings: ServeSettings, edited: EditedModel) -> FastAPI:
     app.state.rate = RateLimit(settings.limits.requests_per_minute)
     app.add_middleware(Door, limits=settings.limits, metrics=service.metrics)
     refusals.install(app)
-    app.include_router(chat.router)
+    for part in (chat, edits, history, probes, tokens):
+        app.include_router(part.router)
     _operation(app, service)
     return app
 

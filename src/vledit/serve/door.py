@@ -9,6 +9,8 @@ import secrets
 import time
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from .metrics import Metrics
 from .settings import Limits
 
@@ -30,10 +32,6 @@ HEADERS = {
 _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
-class _TooMuch(Exception):
-    """The body is refused: a status and a text."""
-
-
 class Door:
     """ASGI middleware around the application."""
 
@@ -46,12 +44,11 @@ class Door:
             await self.app(scope, receive, send)
             return
         began, id, status = time.monotonic(), secrets.token_hex(8), 500
-        started = False
 
         async def sent(message: Any) -> None:
-            nonlocal status, started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started, status = True, message["status"]
+                status = message["status"]
                 named = {name for name, _ in message["headers"]}
                 more = {**HEADERS, "x-request-id": id}
                 message["headers"] = [
@@ -60,25 +57,19 @@ class Door:
                 ]
             await send(message)
 
-        refused: list[tuple[int, str]] = []
-        try:
-            length = dict(scope["headers"]).get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self.limits.body_bytes:
-                refused.append((413, self._too_long()))
-            else:
-                await self.app(scope, self._limited(receive, refused), sent)
-        except _TooMuch:
-            pass
-        if refused and not started:
-            await _refuse(sent, *refused[0])
+        most = self.limits.codebook_bytes if scope["path"] == "/v1/codebook" else self.limits.body_bytes
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > most:
+            await _refuse(sent, 413, _too_long(most))
+        else:
+            await self.app(scope, self._limited(receive, most), sent)
         self._note(scope, id, status, time.monotonic() - began)
 
-    def _too_long(self) -> str:
-        return f"body: more than {self.limits.body_bytes} bytes. Send smaller pictures."
-
-    def _limited(self, receive: Any, refused: list[tuple[int, str]]) -> Any:
+    def _limited(self, receive: Any, most: int) -> Any:
         """`receive` that gives up on bodies that are too long or too slow."""
-        size, deadline, over = 0, time.monotonic() + self.limits.body_seconds, False
+        size, over = 0, False
+        seconds = self.limits.body_seconds * (1 + most // (64 << 20))
+        deadline = time.monotonic() + seconds
 
         async def limited() -> Any:
             nonlocal size, over
@@ -87,12 +78,10 @@ class Door:
             try:
                 message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
             except TimeoutError:
-                refused.append((408, f"body: it did not arrive within {self.limits.body_seconds:g} s."))
-                raise _TooMuch from None
+                raise HTTPException(408, f"body: it did not arrive within {seconds:g} s.") from None
             size += len(message.get("body", b""))
-            if size > self.limits.body_bytes:
-                refused.append((413, self._too_long()))
-                raise _TooMuch
+            if size > most:
+                raise HTTPException(413, _too_long(most))
             over = not message.get("more_body", False)
             return message
 
@@ -117,6 +106,10 @@ class Door:
                 "from": (scope.get("client") or ("",))[0],
             },
         )
+
+
+def _too_long(most: int) -> str:
+    return f"body: more than {most} bytes. Send smaller pictures."
 
 
 async def _refuse(send: Any, status: int, text: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..cli.output import plain
 from ..codebook.entry import now
 from ..data.case import EditRequest, Probe
 from ..errors import InputError, VLEditError
@@ -18,7 +19,7 @@ from ..report.records import entry_record
 from .batching import BusyError, ClosingError
 from .metrics import Metrics
 from .model import Effect, Made, ServedModel
-from .store.book import By, EditStore
+from .store.book import By, EditStore, MovedError
 from .store.jobs import JobStore
 from .watching import Watch
 
@@ -130,13 +131,13 @@ class Workshop:
             )
         order, made = found
         try:
-            revision = self._ship(order, made, By(by.author, by.reason or order.by.reason))
+            shipped = self._ship(order, made, By(by.author, by.reason or order.by.reason))
         except VLEditError:
             with self._changed:
                 self._drafts[id] = found
             raise
         document = {**document, "status": "done", "phase": "done", "finished": now()}
-        document["result"] = {**(document["result"] or {}), "revision": revision}
+        document["result"] = {**(document["result"] or {}), **shipped}
         self._note(order, document)
         return document
 
@@ -214,24 +215,25 @@ class Workshop:
         made = self.model.make(order.request, order.editor, order.settings)
         self.metrics.edit_seconds.observe(time.monotonic() - began)
         result: dict[str, Any] = {
-            "edit": made.entry.id,
-            "entry": entry_record(made.entry),
+            "edit": made.id,
+            "entry": None if made.entry is None else plain(entry_record(made.entry)),
             "relation": {"kind": made.kind, "replaces": list(made.retires), "explanation": made.why},
+            "hides": list(made.hides),
             "seconds": made.report.seconds,
             "steps": made.report.steps,
             "loss": made.report.loss,
             "margin": made.report.margin,
+            "revision": None,
         }
         if order.probes:
             total = len(order.probes)
 
             def progress(done: int) -> None:
-                self._note(
-                    order, {**document, "phase": "previewing", "progress": {"done": done, "total": total}}, False
-                )
+                now_at = {"phase": "previewing", "progress": {"done": done, "total": total}}
+                self._note(order, {**document, **now_at}, keep=False)
 
             progress(0)
-            effects = self.model.effects(made.entry, made.retires, order.probes, progress)
+            effects = self.model.effects(made, order.probes, progress)
             result["preview"] = preview_record(order.probes, order.names, effects)
         document = {**self.document(order.id), "result": result}
         if not order.live:
@@ -240,17 +242,29 @@ class Workshop:
                 while len(self._drafts) > DRAFTS:
                     self._drafts.popitem(last=False)
             return {**document, "status": "previewed", "phase": "previewed"}
-        self._note(order, {**document, "phase": "committing"}, False)
-        result["revision"] = self._ship(order, made, order.by)
+        self._note(order, {**document, "phase": "committing"}, keep=False)
+        result |= self._ship(order, made, order.by)
         return {**document, "status": "done", "phase": "done", "finished": now(), "result": result}
 
-    def _ship(self, order: Order, made: Made, by: By) -> int:
-        self.take_in()
-        retires = self.model.still_retires(made)
+    def _ship(self, order: Order, made: Made, by: By) -> dict[str, Any]:
+        """Lets an edit act; what is the same fact is decided on the edits that are there at the moment of writing."""
         detail = {"job": order.id, "editor": order.editor, "margin": made.report.margin, "steps": made.report.steps}
-        revision = self.store.add(made.entry, retires, by, detail)
-        self.watch.tell(revision)
-        return revision
+        while True:
+            self.take_in()
+            at, settled = self.model.settled(made)
+            try:
+                if settled.entry is not None:
+                    revision = self.store.add(settled.entry, settled.retires, by, detail, at)
+                elif settled.kind == "revert" and settled.retires:
+                    revision = self.store.revert(settled.retires, by, detail, at)
+                else:
+                    revision = at
+            except MovedError:
+                self.watch.tell(self.store.revision())
+                continue
+            self.watch.tell(revision)
+            relation = {"kind": settled.kind, "replaces": list(settled.retires), "explanation": settled.why}
+            return {"edit": settled.id, "relation": relation, "revision": revision}
 
 
 def preview_record(probes: Sequence[Probe], names: Sequence[str], effects: Sequence[Effect]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from ..codebook import Codebook, Entry
 from ..data.case import EditRequest, Probe
@@ -19,7 +21,7 @@ from ..vlm.spoken import Spoken, spoken
 from .asks import Ask, Reply
 
 if TYPE_CHECKING:
-    from ..editors.base import EditReport
+    from ..editors.base import EditorConfig, EditReport
 
 EVERYWHERE = 1e30
 """A radius that every request lies within: what an edit would answer if it fired."""
@@ -30,16 +32,21 @@ class Made:
     """An edit that was made but acts on nothing yet.
 
     Args:
-        entry: key, transformation, radius.
+        id: of the edit; of the one that is there already where `kind` is "same".
+        entry: key, transformation, radius; None where nothing has to be kept.
         retires: ids of the edits whose place it takes.
-        kind, why: how it relates to the edits that are there.
+        kind, why: how it relates to the edits that are there: "new", "overlap", "conflict", "same" (the fact is there
+            already) or "revert" (the base gives this answer; the old edits have only to go).
+        hides: ids of edits whose own request it answers instead, as their keys are equal.
     """
 
-    entry: Entry
+    id: str
+    entry: Entry | None
     retires: tuple[str, ...]
     kind: str
     why: str
     report: EditReport
+    hides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,40 +204,57 @@ class ServedModel:
             raise InputError(
                 f"editor: '{editor}' changes every answer; only edits that a codebook keeps can be served."
             )
-        method.Config.from_settings(settings)
+        check_settings(method.Config, settings)
         self.check_text("question", request.question)
         self.vlm.answer_tokens(request.question, request.answer, request.image is not None)
 
     def make(self, request: EditRequest, editor: str, settings: Mapping[str, Any]) -> Made:
         """Makes an edit; it acts on nothing yet.  Raises: InputError, EditFailedError."""
         method = make_editor(editor, **settings)
-        made = method.edit(self.vlm, request, self._edited.codebook)
-        if made.entry is None:
-            raise InputError(f"editor: '{editor}' made no codebook entry; it cannot be served.")
+        book = self._edited.codebook
+        made = method.edit(self.vlm, request, book)
         relation = made.relation
-        if relation is None:
-            return Made(made.entry, (), "new", "The first edit.", made.report)
-        return Made(made.entry, tuple(relation.retires), relation.kind, relation.explanation, made.report)
-
-    def still_retires(self, made: Made) -> tuple[str, ...]:
-        """Which active edits this one replaces now, where others may have come since it was made."""
-        entry = made.entry
-        if entry.anchors is None or not len(self._edited.codebook):
-            return ()
-        relation = self._edited.codebook.relation(
-            entry.key[None], entry.question, entry.answer, entry.image_key, entry.anchors.d_positive, site=entry.site
+        if made.entry is None and (relation is None or relation.kind not in ("same", "revert")):
+            raise InputError(f"editor: '{editor}' made no codebook entry; it cannot be served.")
+        retires = () if relation is None else tuple(id for id in relation.retires if id in book)
+        return Made(
+            made.id,
+            made.entry,
+            retires,
+            "new" if relation is None else relation.kind,
+            "The first edit." if relation is None else relation.explanation,
+            made.report,
+            () if made.entry is None else tuple(id for id in book.hidden_by(made.entry) if id not in retires),
         )
-        return tuple(relation.retires)
 
-    def effects(self, entry: Entry, retires: Sequence[str], probes: Sequence[Probe], progress: Any) -> list[Effect]:
+    def settled(self, made: Made) -> tuple[int, Made]:
+        """The same edit, related to the edits that act now, where others may have come since it was made.
+
+        Returns: the revision that this holds for, and the edit: of kind "same" where the fact has come meanwhile.
+        """
+        with self._changing:
+            revision, book = self.revision, self._with(self._edited.codebook.active())
+        if made.entry is None:
+            return revision, replace(made, retires=tuple(id for id in made.retires if id in book))
+        if made.entry.id in book:
+            raise InputError(f"id: '{made.entry.id}' is taken by an edit. Choose another, or none.")
+        held = book.add(made.entry, same_fact=str(made.entry.notes.get("same_fact", "record")))
+        if held.id != made.entry.id:
+            why = f"Edit '{held.id}', which came meanwhile, gives this answer already."
+            return revision, replace(made, id=held.id, entry=None, retires=(), kind="same", why=why)
+        retires = tuple(one.id for one in book.entries() if one.retired_by == held.id)
+        return revision, replace(made, retires=retires)
+
+    def effects(self, made: Made, probes: Sequence[Probe], progress: Callable[[int], object]) -> list[Effect]:
         """What an edit that does not act yet would change, probe by probe.
 
         Args:
             progress: called with the number of probes that are done.
         """
         with self._changing:
-            kept = [one for one in self._edited.codebook.active() if one.id not in retires and one.id != entry.id]
-        changed = EditedModel(self.vlm, self._with([*kept, entry]))
+            kept = [one for one in self._edited.codebook.active() if one.id not in made.retires and one.id != made.id]
+            kept += [] if made.entry is None else [made.entry]
+        changed = EditedModel(self.vlm, self._with(kept if made.kind != "same" else self._edited.codebook.active()))
         effects: list[Effect] = []
         for start in range(0, len(probes), 4):
             part = probes[start : start + 4]
@@ -267,6 +291,18 @@ class ServedModel:
                 distance = new.decision.distance
                 found.append((float("inf") if distance is None else distance, old.text, new.text))
         return found
+
+
+def check_settings(config: type[EditorConfig], settings: Mapping[str, Any]) -> None:
+    """Raises: UnknownNameError for a setting that the method has not, InputError for a value of another type or range."""
+    hints = get_type_hints(config)
+    for name, value in settings.items():
+        if name in hints:
+            try:
+                TypeAdapter(hints[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise InputError(f"settings.{name}: {value!r} is unfit. {error.errors()[0]['msg']}.") from None
+    config.from_settings(settings)
 
 
 def _images(turn: Turn) -> Any:

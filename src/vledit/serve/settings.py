@@ -13,6 +13,7 @@ class Limits:
 
     Args:
         body_bytes: of one request.
+        codebook_bytes: of a codebook file that is taken in.
         body_seconds: how long a request's body may take to arrive.
         picture_bytes, picture_megapixels: of one picture.
         pictures: in one request.
@@ -28,6 +29,7 @@ class Limits:
     """
 
     body_bytes: int = 24 << 20
+    codebook_bytes: int = 1 << 30
     body_seconds: float = 30.0
     picture_bytes: int = 8 << 20
     picture_megapixels: float = 16.0

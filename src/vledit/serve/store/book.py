@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 from ...codebook import Entry, Transformation
 from ...codebook.entry import now
 from ...codebook.record import Row, pack, transformation_of, unpack
-from ...errors import InputError, ModelMismatchError, UnknownNameError
+from ...errors import InputError, ModelMismatchError, UnknownNameError, VLEditError
 from . import facts as rules
 from . import tables
 from .database import CHANNEL, migrate, open_engine, reading, writing
@@ -59,6 +59,10 @@ class By:
 
     author: str
     reason: str = ""
+
+
+class MovedError(VLEditError):
+    """Somebody else committed a revision meanwhile."""
 
 
 class EditStore:
@@ -205,22 +209,41 @@ class EditStore:
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def add(self, entry: Entry, retires: Sequence[str], by: By, detail: Mapping[str, Any]) -> int:
+    def add(
+        self, entry: Entry, retires: Sequence[str], by: By, detail: Mapping[str, Any], at: int | None = None
+    ) -> int:
         """Keeps an edit and lets it act, in one transaction; returns the revision.
 
         Args:
             retires: edits whose place it takes; those that do not act any more are left out.
-        Raises: InputError where the id is taken; StoreError where nothing could be written.
+            at: the revision that `retires` was decided at.
+        Raises: MovedError where there is a newer revision than `at`; InputError where the id is taken; StoreError where
+            nothing could be written.
         """
         row, parts = pack(entry.with_status("active", None))
         with self._lock, writing(self.engine) as connection:
+            _expect(connection, at)
             state = _state(connection)
             still = [id for id in retires if id in state and rules.status(state, id) == rules.ACTIVE]
             changed = rules.added(state, entry.id, still)
             return self._revise(connection, by, "added", entry.id, {**detail, "replaces": still}, changed, row, parts)
 
+    def revert(self, ids: Sequence[str], by: By, detail: Mapping[str, Any], at: int | None = None) -> int:
+        """Disables edits in whose place the base answers as wanted.  Raises: as `add`."""
+        with self._lock, writing(self.engine) as connection:
+            _expect(connection, at)
+            changed = rules.gone(_state(connection), ids)
+            listed = {**detail, "disables": sorted(changed)}
+            return self._revise(connection, by, "reverted", next(iter(changed), None), listed, changed)
+
     def remove(self, id: str, by: By) -> int:
-        """Takes an edit out; see `facts.removed`."""
+        """Takes an edit out; see `facts.removed`.  Raises: also InputError where a later edit contains this one's change."""
+        _, kept = self.edits()
+        children = [one.entry.id for one in kept if one.entry.parent == id and not one.facts.removed]
+        if children:
+            raise InputError(
+                f"id: the change of '{children[0]}' started from that of '{id}' and holds it. Remove '{children[0]}' first."
+            )
         return self._change(by, "removed", id, lambda state: rules.removed(state, id))
 
     def restore(self, id: str, by: By) -> int:
@@ -313,6 +336,11 @@ def with_radius(entry: Entry, radius: float | None) -> Entry:
     if radius is None:
         return entry
     return replace(entry, scopes=(replace(entry.scopes[0], radius=radius, alpha=None), *entry.scopes[1:]))
+
+
+def _expect(connection: Connection, at: int | None) -> None:
+    if at is not None and (newest := _newest(connection)) != at:
+        raise MovedError(f"revision {newest} was committed meanwhile, {at} was expected. Try again.")
 
 
 def _newest(connection: Connection) -> int:

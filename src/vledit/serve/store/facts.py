@@ -82,6 +82,11 @@ def added(state: State, id: str, retires: Iterable[str] = ()) -> dict[str, Facts
     return changed
 
 
+def gone(state: State, ids: Iterable[str]) -> dict[str, Facts]:
+    """Edits that are not needed any more, since the base answers so: disabled, those that act."""
+    return {id: replace(state[id], disabled=True) for id in ids if id in state and status(state, id) == ACTIVE}
+
+
 def removed(state: State, id: str) -> dict[str, Facts]:
     """Raises: UnknownNameError; InputError where it is removed already."""
     if find(state, id).removed:

@@ -1,0 +1,72 @@
+"""`vledit token`: who may ask, edit and administer a served model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import MissingDataError
+from .output import Json, console, emit
+
+if TYPE_CHECKING:
+    from ..serve.store.tokens import TokenStore
+
+Store = Annotated[str, typer.Option("--store", help="Where edits are kept: a file, or postgresql://user@host/name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    group = typer.Typer(no_args_is_help=True, help="Tokens of a served model: make, list, revoke.")
+    group.command("create")(create)
+    group.command("list")(listed)
+    group.command("revoke")(revoke)
+    app.add_typer(group, name="token")
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Who it is for; it stands in the history.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="read, edit or admin; each holds those before it.  [default: edit]"),
+    ] = None,
+    store: Store = "vledit-serve.db",
+    json: Json = False,
+) -> None:
+    """Make a token and print it.  It cannot be read again: only a hash of it is kept."""
+    secret, token = _tokens(store).create(name, scope or ["edit"])
+    if json:
+        emit({**vars(token), "token": secret})
+        return
+    console().print(secret, markup=False, soft_wrap=True)
+
+
+def listed(store: Store = "vledit-serve.db", json: Json = False) -> None:
+    """List tokens, without their secrets."""
+    found = _tokens(store).all()
+    if json:
+        emit([vars(token) for token in found])
+        return
+    table = Table("id", "name", "scopes", "created", "revoked", box=None)
+    for token in found:
+        table.add_row(token.id, token.name, ", ".join(token.scopes), token.created[:19], (token.revoked or "")[:19])
+    console().print(table)
+
+
+def revoke(
+    id: Annotated[str, typer.Argument(help="As `vledit token list` shows it.")], store: Store = "vledit-serve.db"
+) -> None:
+    """Take a token back."""
+    _tokens(store).revoke(id)
+
+
+def _tokens(store: str) -> TokenStore:
+    try:
+        from ..serve.store.database import migrate, open_engine
+        from ..serve.store.tokens import TokenStore
+    except ImportError as error:
+        raise MissingDataError(f"token: {error.name} is not installed. Run `pip install 'vledit[serve]'`.") from error
+    engine = open_engine(store)
+    migrate(engine)
+    return TokenStore(engine)
