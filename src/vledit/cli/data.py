@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from ..errors import MissingDataError, UnknownNameError
+from . import data_build
 from .benchmark_files import check
 from .output import Json, busy, console, emit, errors
 from .session import Device, Dtype, Model, open_model
@@ -25,7 +26,8 @@ Name = Annotated[str, typer.Argument(help="Name of a data set; see `vledit data 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(no_args_is_help=True, help="The embedded data set and the benchmarks.")
-    for command in (build, list_, card, sheet, edits, check):
+    data_build.register(group)
+    for command in (list_, card, sheet, edits, check):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="data")
 
@@ -35,26 +37,14 @@ def _known(name: str) -> None:
         raise UnknownNameError("data set", name, [ICONS])
 
 
-def build(
-    name: Name = ICONS,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help="demo (little, for the demo), full, or domains and icon sets (may be repeated)."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Build a data set in the cache; what is there already is not built again."""
-    _known(name)
-    from ..data import icons
-
-    wanted = [one for one in only or [] if one != "full"]
-    data = icons.build(wanted or None, progress=not json)
+def show_built(data: Any, json: bool) -> None:
+    """Says what the built data set holds."""
     record = _record(data)
     if json:
         emit(record)
         return
     console().print(
-        f"{name} {data.version}: {record['concepts']} concepts, {record['drawings']} drawings, in {data.root}",
+        f"{ICONS} {data.version}: {record['concepts']} concepts, {record['drawings']} drawings, in {data.root}",
         markup=False,
         soft_wrap=True,
     )

@@ -27,6 +27,7 @@ _OWN = {
     "vlkeb": "vledit.data.vlkeb:BENCHMARK",
     "okedit": "vledit.data.okedit:BENCHMARK",
     "comprehendedit": "vledit.data.comprehendedit:BENCHMARK",
+    "cases": "vledit.data.case_file:BENCHMARK",
 }
 
 

@@ -12,6 +12,7 @@ name that they have, COCO's pictures and the two folders of generated ones below
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def image_name(image_id: int) -> str:
 def write(cases: Sequence[EditCase], folder: Path) -> Path:
     """Write `cases` under `folder` and return it; question and image ids count from 1.
 
-    Pictures become JPEG (OKEDIT's format), so they come back a little different.
+    Pictures become JPEG (OKEDIT's format), so they come back a little different; JPEG files are copied as they are.
     Raises: InputError for a case whose request has no picture, which the layout cannot hold.
     """
     annotations, questions = [], []
@@ -250,6 +251,9 @@ def _save(picture: object, path: Path) -> None:
     from vledit.vlm.pictures import open_picture
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, Path) and picture.suffix.lower() in (".jpg", ".jpeg") and picture.is_file():
+        shutil.copyfile(picture, path)  # byte for byte: what was verified is what is published
+        return
     image: Image = open_picture(picture)
     image.save(path, "JPEG", quality=_QUALITY, subsampling=0)
 
