@@ -32,6 +32,14 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {what} '{name}'.{hint} Known: {', '.join(known) or 'none'}.")
 
 
+class UnfitModelError(InputError):
+    """A model that cannot be edited; `kind`: its config's `model_type`, "" where that is not known."""
+
+    def __init__(self, reason: str, kind: str = ""):
+        super().__init__(reason)
+        self.kind = kind
+
+
 class CodebookError(VLEditError):
     """A codebook file is damaged, of a newer schema, or otherwise unreadable."""
 

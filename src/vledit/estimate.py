@@ -191,12 +191,17 @@ def count(name: str, config: Any, family: Family) -> Published:
     Raises:
         InputError: the configuration does not describe a model that can be built.
     """
+    from .quantization import skeleton
+
+    return count_of(name, skeleton(family, config), config, family)
+
+
+def count_of(name: str, model: Any, config: Any, family: Family) -> Published:
+    """The sizes of a model that is built already, with or without weights."""
     from torch import nn
 
-    from .quantization import skeleton
     from .vlm.anatomy import dissect
 
-    model = skeleton(family, config)
     anatomy = dissect(model)
     layer, head = anatomy.layers[0], anatomy.lm_head
     hidden, intermediate = widths(anatomy, layer)

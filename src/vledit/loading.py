@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import adapters
 from . import quantization as quantizing
-from .errors import InputError, MissingDataError, UnknownNameError
+from .errors import InputError, MissingDataError, UnfitModelError, UnknownNameError
 from .vlm import registry
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def load(
     quantization: str | None = None,
     device_map: DeviceMap = None,
     adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> EditedModel:
     """Loads a vision-language model, ready to be asked and edited.
 
@@ -46,14 +47,18 @@ def load(
             and the vocabulary projection stay in `dtype`.
         device_map: "auto", or where each module goes, as in transformers; instead of `device`.
         adapter: folder or Hugging Face id of a PEFT adapter that is put into the base (needs `pip install 'vledit[peft]'`).
+        trust_remote_code: run the Python code that a checkpoint carries for a model or a processor that transformers does not
+            know.  It runs with all that you may do on this machine, so read it first; without this it is refused.
 
     Raises:
         MissingDataError: there is no such folder, no connection, weights are missing from the checkpoint, or a package is.
-        InputError: an unknown device, dtype or quantization, or a model of no known family.
+        InputError: an unknown device, dtype or quantization; or a model that cannot be edited, in the words of
+            `vledit models --check`, before a weight is read.
     """
     from .editors.edited_model import EditedModel
 
-    vlm = load_vlm(name_or_path, device, dtype, quantization=quantization, device_map=device_map, adapter=adapter)
+    options: dict[str, Any] = {"quantization": quantization, "device_map": device_map, "adapter": adapter}
+    vlm = load_vlm(name_or_path, device, dtype, **options, trust_remote_code=trust_remote_code)
     return EditedModel(vlm, codebook=codebook)
 
 
@@ -65,6 +70,7 @@ def load_vlm(
     quantization: str | None = None,
     device_map: DeviceMap = None,
     adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> VLM:
     """Loads the frozen model by itself; see `load`."""
     from .vlm.base import VLM
@@ -76,13 +82,17 @@ def load_vlm(
     name = str(name_or_path)
     base, added = adapters.resolve(name, adapter)
     adapters.check(added)
-    source, config, family = read_config(base)
-    from transformers import AutoProcessor
+    source, config, family = read_config(base, trust_remote_code)
+    from .checking import buildable, fitted
 
-    load_processor = family.load_processor or (lambda source, config: AutoProcessor.from_pretrained(source))
+    # all that can be refused is refused before weights are read
+    skeleton = buildable(family, config)
     processor_source = added if added is not None and adapters.has_processor(added) else source
-    processor = _read(name, processor_source, load_processor, processor_source, config)
+    processor = read_processor(name, processor_source, config, family, trust_remote_code)
+    family = fitted(skeleton, processor, family, name).family
     options: dict[str, Any] = {"dtype": torch_dtype, "output_loading_info": True}
+    if trust_remote_code:
+        options["trust_remote_code"] = True
     if quantization is not None:
         kept = quantizing.kept_modules(family, config)
         options["quantization_config"] = quantizing.settings(quantization, kept, torch_dtype)
@@ -108,20 +118,79 @@ def load_vlm(
     return vlm
 
 
-def read_config(name: str) -> tuple[str, Any, Family]:
+def read_config(name: str, trust_remote_code: bool = False) -> tuple[str, Any, Family]:
     """What can be known of a model without reading a weight: (local folder or Hugging Face id, its config, its family).
 
     Raises: as `load`.
     """
     source = _source(adapters.resolve(name)[0])
+    if not Path(source).is_dir():
+        _require_reachable(name, source)
     # classes of our own have to be known to transformers before it reads a config
     for known in registry.family_names():
         if prepare := registry.family(known).prepare:
             prepare()
     from transformers import AutoConfig
 
-    config = _read(name, source, AutoConfig.from_pretrained, source)
+    _refuse_remote_code(name, source, trust_remote_code)
+    config = _read(name, source, AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code)
     return source, config, registry.family_of(config)
+
+
+def read_processor(name: str, source: str, config: Any, family: Family, trust_remote_code: bool = False) -> Any:
+    """The model's processor, by its family's own way where it has one.
+
+    Raises:
+        MissingDataError: it is not there, cannot be read, or needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+
+    def load_processor(source: str, config: Any) -> Any:
+        return AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+    own = None if trust_remote_code and _carries_code(source, "processor_config.json") else family.load_processor
+    return _read(name, source, own or load_processor, source, config)
+
+
+def _refuse_remote_code(name: str, source: str, trusted: bool) -> None:
+    """Raises: UnfitModelError where transformers knows no such model and would have to run the checkpoint's own code."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    settings, _ = _read(name, source, PreTrainedConfig.get_config_dict, source)
+    kind = str(settings.get("model_type", ""))
+    if trusted or "auto_map" not in settings or kind in CONFIG_MAPPING:
+        return
+    raise UnfitModelError(
+        f"model '{name}': transformers knows no models of type '{kind}'; the checkpoint carries Python code of its own "
+        f"({', '.join(sorted(settings['auto_map']))}), which would run here with all that you may do on this machine. "
+        "Read that code first; then ask for it by name: --trust-remote-code, or load(…, trust_remote_code=True).",
+        kind,
+    )
+
+
+def _carries_code(source: str, file: str) -> bool:
+    path = Path(source) / file
+    return path.is_file() and "auto_map" in path.read_text(encoding="utf-8", errors="replace")
+
+
+CONNECT_SECONDS = 5.0
+"""How long a server may take to answer before it counts as out of reach."""
+
+
+def _require_reachable(name: str, source: str) -> None:
+    """Raises: MissingDataError at once where a model is neither on this machine nor to be had; transformers would try on."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(source, "config.json"), str):
+        return
+    try:
+        get_session().head(f"{constants.ENDPOINT}/{source}/resolve/main/config.json", timeout=CONNECT_SECONDS)
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise MissingDataError(
+            f"model '{name}': it is not on this machine, and {constants.ENDPOINT} cannot be reached ({reason}). Connect to "
+            f"the network, or give a local folder.{_near_id(source)}"
+        ) from None
 
 
 def _source(name: str) -> str:

@@ -104,16 +104,25 @@ def skeleton(family: Family, config: Any) -> Any:
     """
     import copy
 
-    from accelerate import init_empty_weights
+    import torch
+    from transformers.initialization import no_init_weights
 
     model_class = family.load_class()
     build = getattr(model_class, "from_config", model_class)  # `AutoModel…` classes are not called
+    trusted = type(config).__module__.startswith(
+        "transformers_modules"
+    )  # the config is code that was asked for already
+    options = {"trust_remote_code": True} if trusted else {}
     try:
-        with init_empty_weights():
-            model = build(copy.deepcopy(config))
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        with torch.device("meta"), no_init_weights():  # as transformers' own loading does
+            model = build(copy.deepcopy(config), **options)
+    except ImportError as error:
+        reason = next(line for line in str(error).splitlines() if line.strip()).strip()
+        raise InputError(f"model: {family.model_class} needs a package that is not installed: {reason}") from error
+    except Exception as error:  # whatever a config that does not fit together makes a model class raise
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"model: its config.json describes no {family.model_class} that can be built: {error}"
+            f"model: its config.json describes no {family.model_class} that can be built: {reason}"
         ) from error
     model.tie_weights()
     return model

@@ -86,3 +86,25 @@ def test_estimate_of_what_is_not_there(cli: Cli, given: tuple[str, ...], words: 
     ran = cli("models", "--estimate", *given)
     assert ran.code in (2, 5)
     assert words in ran.err
+
+
+def test_check_says_what_a_folder_is(cli: Cli, tmp_path: Path):
+    from transformers import CONFIG_MAPPING
+
+    fits, not_at_all = tmp_path / "fits", tmp_path / "not"
+    CONFIG_MAPPING["qwen3_vl_moe"]().save_pretrained(fits)
+    CONFIG_MAPPING["florence2"]().save_pretrained(not_at_all)
+    ran = cli("models", "--check", fits)
+    assert ran.code == 0, ran.err
+    for words in ("can be edited", "Qwen3VLMoeForConditionalGeneration", "all 24 layers", "23.mlp"):
+        assert words in " ".join(ran.out.split())
+    ran = cli("models", "--check", fits, "--json")
+    assert (ran.code, ran.json["fits"], ran.json["default_site"]) == (0, True, "23.mlp")
+    ran = cli("models", "--check", not_at_all, "--json")
+    assert (ran.code, ran.json["fits"]) == (2, False)
+    assert "encoder-decoder" in ran.json["reason"]
+    refused = cli("models", "--check", not_at_all)
+    assert (refused.code, refused.out) == (2, "")
+    assert ran.json["reason"] in refused.err
+    assert cli("models", "--check", fits, "--estimate", fits).code == 2
+    assert cli("models", "--check", tmp_path / "nowhere").code == 5

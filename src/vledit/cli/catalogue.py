@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
-from .output import Json, console, emit, size
+from .output import Json, console, emit, errors, size
 from .session import Dtype, Quantization
 from .settings import described
 
 if TYPE_CHECKING:
+    from ..checking import Checked
     from ..estimate import Estimate
 
 
@@ -28,6 +29,21 @@ def models(
         str | None,
         typer.Option("--estimate", help="Say what this model (name, folder or Hugging Face id) takes; loads nothing."),
     ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            help="Say whether this model (name, folder or Hugging Face id) can be edited, and where; loads no weights. "
+            "Exit code 2 where it cannot.",
+        ),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="With --check: run the Python code that the checkpoint carries. It may do all that you may; read it first.",
+        ),
+    ] = False,
     edits: Annotated[int, typer.Option(help="With --estimate: how many edits.")] = 1000,
     dtype: Dtype = "float32",
     quantization: Quantization = None,
@@ -36,7 +52,14 @@ def models(
     answer_tokens: Annotated[int, typer.Option(help="With --estimate: tokens of an answer, its end included.")] = 4,
     json: Json = False,
 ) -> None:
-    """List the models that can be edited, and what is proven of each; or say how much memory one takes."""
+    """List the models that can be edited, and what is proven of each; or look at one: whether it can, what it takes."""
+    if check is not None and estimate is not None:
+        raise InputError(
+            "--check and --estimate: give one of the two; --check says how much memory the model takes, too."
+        )
+    if check is not None:
+        _check(check, dtype, trust_remote_code, json)
+        return
     if estimate is not None:
         found = _estimate(estimate, edits, dtype, quantization, batch, site, answer_tokens)
         if json:
@@ -64,6 +87,70 @@ def models(
         "Any local folder or Hugging Face id of these families works too; contract suite: docs/backbones.md.",
         style="dim",
     )
+
+
+def _check(name: str, dtype: str, trust_remote_code: bool, json: bool) -> None:
+    from ..checking import check
+    from ..loading import DTYPES, SHORT_DTYPES
+    from ..pocket.assemble import quiet
+
+    full_name = SHORT_DTYPES.get(dtype, dtype)
+    if full_name not in DTYPES:
+        raise InputError(f"--dtype: '{dtype}' is none of {', '.join((*DTYPES, *SHORT_DTYPES))}.")
+    quiet()
+    found = check(name, full_name, trust_remote_code)
+    if json:
+        emit(found.record())
+    elif found.fits:
+        _show_check(found, full_name)
+    else:
+        errors.print(f"error: {found.reason}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if not found.fits:
+        raise typer.Exit(InputError.exit_code)
+
+
+def _show_check(found: Checked, dtype: str) -> None:
+    sites = [f"{role}: {_layers(layers, found.layers)}" for role, layers in found.sites.items()]
+    picture = (
+        "not known without a processor" if found.picture_size is None else "{} × {} pixels".format(*found.picture_size)
+    )
+    if found.visual_tokens is not None:
+        picture += f", {found.visual_tokens} visual tokens"
+    rows = [
+        ("family", f"{found.family} ({found.title})"),
+        ("class", f"{found.model_class}; {found.layers} layers of {found.decoder}"),
+        ("sites", "\n".join(sites)),
+        ("edited by default", f"{found.default_site}, α {found.default_alpha}"),
+        ("prompt", repr(found.prompt) if found.prompt else "not known without a processor"),
+        ("without a picture", repr(found.text_prompt) if found.text_prompt else "not known without a processor"),
+        ("a picture", picture),
+        ("processor", found.processor or "none"),
+    ]
+    if found.recurrent:
+        rows.append(("recurrent layers", _layers(found.recurrent, found.layers)))
+    rows += [
+        (f"memory: {name.replace('_', ' ')} ({dtype})", size(n))
+        for name, n in found.memory.items()
+        if name != "parameters"
+    ]
+    rows += [("missing", text) for text in found.missing] + [("assumed", text) for text in found.assumed]
+    table = Table("what", "found", title=f"{escape(found.model)} can be edited")
+    for label, text in rows:
+        table.add_row(escape(label), escape(text))
+    console().print(table)
+
+
+def _layers(layers: tuple[int, ...], count: int) -> str:
+    """Layer numbers as people write them: all 32, or 0-2, 5."""
+    if len(layers) == count:
+        return f"all {count} layers"
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return "layers " + ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _estimate(

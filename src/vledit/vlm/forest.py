@@ -27,6 +27,7 @@ from . import generation
 from .columns import MASKED, Cut, Grown, Masks, Piece, UnpackableError, Way, attention
 from .encoded import CACHE, Encoded, LayerCall, Trunk, left_padded
 from .picture_inputs import PictureInputs
+from .places import is_recurrent
 from .prompts import Prompt
 from .tree import Tree, common
 
@@ -72,6 +73,10 @@ class Forest:
         """
         if attention(vlm) not in MASKED:
             raise UnpackableError("the attention kernel takes no mask of this form.")
+        if any(is_recurrent(layer) for layer in vlm.layers):
+            raise UnpackableError(
+                "some of its layers carry a state along the row, which branches of a tree cannot share."
+            )
         pictures = [vlm.read_pictures(image, question) for image, question in zip(images, questions, strict=True)]
         prompts = [vlm._prompter.prompt(q, p.placeholders) for q, p in zip(questions, pictures, strict=True)]
         suffixes = [

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def default_of(vlm: VLM, site: Site) -> Site:
+    """See `default_among`."""
+    return default_among(vlm.layers, site)
+
+
+def default_among(layers: nn.ModuleList, site: Site) -> Site:
     """A family's default site; where its layer has no such linear (a mixture of experts), that layer's whole MLP block."""
-    site = site.resolve(vlm.n_layers)
-    there = roles(vlm.layers[site.layer])
+    site = site.resolve(len(layers))
+    there = roles(layers[site.layer])
     return Site(site.layer, BLOCK) if site.role not in there and BLOCK in there else site
 
 

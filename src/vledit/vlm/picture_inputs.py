@@ -74,15 +74,53 @@ def writes_pictures(processor: Any) -> bool:
 
 def own_size(family: Family, processor: Any, config: Any) -> tuple[int, int]:
     """(width, height) in pixels of the model's own input."""
+    return sized(family, processor, config)[0]
+
+
+def sized(family: Family, processor: Any, config: Any) -> tuple[tuple[int, int], str]:
+    """(width, height) in pixels of the model's own input, and what was assumed of it ("" where it is said).
+
+    Args:
+        processor: None where there is none yet.
+    """
     if family.image_size is not None:
-        return family.image_size(processor, config)
+        return family.image_size(processor, config), ""
     vision = getattr(config, "vision_config", None)
-    size = getattr(config, "image_size", None) or getattr(vision, "image_size", None) or processor.image_processor.size
-    if isinstance(size, int):
+    images = getattr(processor, "image_processor", None)
+    for owner, name in ((config, "image_size"), (vision, "image_size"), (images, "crop_size"), (images, "size")):
+        if (found := _sides(getattr(owner, name, None))) is not None:
+            return found, ""
+    patch, merge = getattr(vision, "patch_size", None), getattr(vision, "spatial_merge_size", None)
+    if isinstance(patch, int) and isinstance(merge, int):
+        side = TOKENS_A_SIDE * patch * merge
+        return (side, side), f"picture size {side} × {side}: {TOKENS_A_SIDE} visual tokens a side; any size is taken"
+    size = getattr(images, "size", None)
+    for name in ("longest_edge", "shortest_edge"):
+        side = _entry(size, name)
+        if isinstance(side, int) and 0 < side <= LARGEST_SIDE:
+            return (side, side), f"picture size {side} × {side}: the image processor's {name}; any shape is taken"
+    return (USUAL_SIDE, USUAL_SIDE), f"picture size {USUAL_SIDE} × {USUAL_SIDE}: neither config nor processor says one"
+
+
+TOKENS_A_SIDE = 16
+"""Visual tokens along each side of the pictures that stand for "the model's own size" where it has none."""
+LARGEST_SIDE = 4096
+"""A processor's `longest_edge` above this is a number of pixels of the whole picture."""
+USUAL_SIDE = 448
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    """(width, height) of a size in one of the forms that configs know; None where it says neither."""
+    if isinstance(size, int) and size > 0:
         return size, size
-    if isinstance(size, Sequence):
-        return int(size[1]), int(size[0])
-    return int(size["width"]), int(size["height"])
+    if isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[1], size[0]
+    width, height = _entry(size, "width"), _entry(size, "height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def _entry(size: Any, name: str) -> Any:
+    return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
 
 
 def joined(rows: Sequence[PictureInputs]) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:

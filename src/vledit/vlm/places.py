@@ -27,6 +27,9 @@ _NAMES = {
 _FUSED = "gate_up_proj"
 """One linear that gives gate and up, the gate's half of its outputs first."""
 
+_STATEFUL = "ShortConv"
+"""In the class name of convolutions that are no `Conv1d`."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -94,6 +97,14 @@ def roles(layer: nn.Module) -> tuple[str, ...]:
 def is_gated(layer: nn.Module) -> bool:
     """Whether the MLP is act(gate(x)) · up(x)."""
     return place(layer, "mlp.in") != place(layer, "mlp.up")
+
+
+def is_recurrent(layer: nn.Module) -> bool:
+    """Whether a decoder layer carries a state from token to token: a gated delta net, Mamba, a short convolution.
+
+    Such a layer reads its row from left to right, so that what comes later cannot be laid out as a tree (`forest`).
+    """
+    return any(isinstance(module, nn.Conv1d) or _STATEFUL in type(module).__name__ for module in layer.modules())
 
 
 def _find(layer: nn.Module, role: str) -> Place | None:

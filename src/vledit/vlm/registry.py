@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..errors import InputError, UnknownNameError
+from ..errors import UnfitModelError, UnknownNameError
 from .families import Family
 
 _BUILT_IN = {
@@ -59,7 +59,7 @@ def family_of(config: Any) -> Family:
     """The family that covers a Hugging Face config; for models with pictures that none covers, the generic one.
 
     Raises:
-        InputError: none does, and the config says nothing of pictures; or its language model is an encoder-decoder.
+        UnfitModelError: none does, and the config says nothing of pictures; or its language model is an encoder-decoder.
     """
     for name in family_names():
         candidate = family(name)
@@ -67,19 +67,22 @@ def family_of(config: Any) -> Family:
             return candidate
     text_config = getattr(config, "text_config", None)
     text_type = getattr(text_config, "model_type", "none")
-    if getattr(text_config or config, "is_encoder_decoder", False):
-        raise InputError(
+    if getattr(text_config or config, "is_encoder_decoder", False) or getattr(config, "is_encoder_decoder", False):
+        raise UnfitModelError(
             f"models of type '{config.model_type}' with a language model of type '{text_type}' are not supported: it is an "
             "encoder-decoder, and edits need one stack of decoder layers that prompt and answer pass. Take a checkpoint "
-            "with a decoder alone, e.g. the Vicuna variant of InstructBLIP or the OPT variant of BLIP-2."
+            "with a decoder alone, e.g. the Vicuna variant of InstructBLIP or the OPT variant of BLIP-2.",
+            config.model_type,
         )
     if getattr(config, "vision_config", None) is not None:
         from .generic import GENERIC
 
         return GENERIC
-    raise InputError(
-        f"no family covers models of type '{config.model_type}' with a language model of type '{text_type}'. "
-        f"Known families: {', '.join(family_names())}. Add one through the entry point group '{GROUP}'."
+    raise UnfitModelError(
+        f"no family covers models of type '{config.model_type}' with a language model of type '{text_type}', and the "
+        "config says nothing of pictures (it has no vision_config), so that the generic family cannot be used either. "
+        f"Known families: {', '.join(family_names())}. Add one through the entry point group '{GROUP}'.",
+        config.model_type,
     )
 
 
