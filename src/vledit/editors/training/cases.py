@@ -62,15 +62,22 @@ class Rows:
     """Some rows of a case that lie in one batch, ready for the layers above the trunk.
 
     Attributes:
+        numbers: the rows, in the order of the batch.
         trunk: the rows' trunk; its `encoded` says where the forced answers are.
         targets: (n,) the forced answers' tokens, ends included, row after row.
         base: (n, H) what the base gives to its vocabulary projection at the positions that predict them.
     """
 
+    numbers: list[int]
     trunk: Trunk
     targets: Tensor
     base: Tensor
     vlm: VLM = field(repr=False)
+
+    @property
+    def owners(self) -> Tensor:
+        """(n,) the row that each of `targets` belongs to."""
+        return torch.tensor(self.numbers, device=self.targets.device)[self.trunk.encoded.target_rows]
 
     @property
     def positions(self) -> Tensor:
@@ -79,9 +86,13 @@ class Rows:
 
     def base_log_probs(self) -> Tensor:
         """(n, V) float32: the base's log-probabilities there."""
-        with torch.no_grad():
-            logits = self.vlm.after_projection(self.vlm.anatomy.lm_head(self.base))
-            return logits.float().log_softmax(-1)
+        return base_log_probs(self.vlm, self.base)
+
+
+def base_log_probs(vlm: VLM, base: Tensor) -> Tensor:
+    """(n, H) of some `Rows.base` → (n, V) float32 log-probabilities."""
+    with torch.no_grad():
+        return vlm.after_projection(vlm.anatomy.lm_head(base)).float().log_softmax(-1)
 
 
 class TrainingCase:
@@ -140,11 +151,11 @@ class TrainingCase:
 
     def _batches(self, kind: TrunkRows, rows: Sequence[int]) -> list[Rows]:
         found = []
-        for trunk, _, local in kind.batches(rows):
+        for trunk, numbers, local in kind.batches(rows):
             part = trunk.select(local)
             encoded = trunk.encoded
             wanted = torch.cat([(encoded.target_rows == place).nonzero()[:, 0] for place in local])
-            found.append(Rows(part, encoded.targets[wanted], self._base_of(trunk)[wanted], self.vlm))
+            found.append(Rows(numbers, part, encoded.targets[wanted], self._base_of(trunk)[wanted], self.vlm))
         return found
 
     def _base_of(self, trunk: Trunk) -> Tensor:

@@ -42,13 +42,12 @@ def settling(step: int, steps: int) -> float:
 
 
 class Job(Protocol):
-    """What is fitted.
+    """What is fitted."""
 
-    Attributes:
-        module: everything that is learnt, statistics as buffers.
-    """
-
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """Everything that is learnt, statistics as buffers."""
+        ...
 
     def __len__(self) -> int:
         """How many cases there are."""

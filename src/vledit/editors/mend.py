@@ -1,0 +1,236 @@
+"""MEND: a hypernetwork turns the gradient of an edit's answer into the edit; always on.
+
+Source: Mitchell et al., Fast Model Editing at Scale, ICLR 2022; for vision-language models Cheng et al. (MMEdit), EMNLP 2023,
+and BalancEdit, App. E.  An edit costs one pass forward and back through the last layers.  It is kept as its factors, T vectors
+per edited layer, one for each token that the gradient comes from; no matrix of a layer's shape is ever formed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..codebook import SpanTransformation
+from ..data.case import EditRequest
+from ..errors import InputError
+from ..vlm.base import VLM, Trunk, transformed
+from ..vlm.pictures import open_picture
+from ..vlm.places import is_gated, roles
+from ..vlm.site import BLOCK
+from .balancedit import new_id
+from .base import Edit, EditorConfig, EditReport, setting
+from .fitting import combined, margins
+from .gradient_factors import Factors, gradient_factors
+from .mend_network import MendNetwork
+from .training import artefact
+from .training.losses import answer_loss
+from .training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from ..codebook import Transformation
+    from .training.fitting import Fitting
+
+LAYERS = 3
+"""The last layers, whose MLPs are edited where no sites are named (EasyEdit, VLKEB and De-VQA do so on every backbone)."""
+
+
+@dataclass(frozen=True)
+class MendConfig(EditorConfig):
+    """Settings of an edit."""
+
+    fitted: str = setting("", "folder of a fitting (`vledit fit --editor mend`); empty: the usual place")
+    scale: float = setting(1.0, "what the learnt step sizes are multiplied by")
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise InputError(f"scale: {self.scale} given; it must be positive.")
+
+
+@dataclass(frozen=True)
+class MendFit(FitSettings):
+    """Settings of the fitting; the defaults are for `pocket`, those of the papers are in `PUBLISHED`."""
+
+    steps: int = setting(1500, "optimiser steps, each on one fresh edit of the base")
+    sites: str = setting(
+        "", "edited layers, e.g. '-1.mlp.up,-1.mlp.out'; empty: all MLP linears of the last three layers"
+    )
+    rank: int = setting(64, "rank of the hypernetwork's matrices")
+    learning_rate: float = setting(1e-4, "Adam's learning rate for the hypernetwork")
+    alpha_rate: float = setting(1e-2, "Adam's learning rate for the step sizes (before the softplus)")
+    alpha: float = setting(1e-4, "step size of every edited layer at the start")
+    edit_weight: float = setting(0.1, "weight of the answer's loss on rephrases, and on other pictures")
+    locality_weight: float = setting(1.0, "weight of the divergence from the base out of scope")
+    locality: str = setting("text,random_image", "out-of-scope cells that are trained on, one probe of each per step")
+    clip: float = setting(100.0, "most that the gradient's norm may be")
+    warm_up: int = setting(20, "edits whose gradients are read for the statistics before the first step")
+    per_cell: int = setting(1, "how many probes of each kind an edit has")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rank", "warm_up"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
+        for name in ("learning_rate", "alpha_rate", "alpha", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: {getattr(self, name)} given; it must be positive.")
+
+
+_EASYEDIT: dict[str, Any] = {
+    "rank": 1920,
+    "learning_rate": 1e-6,
+    "alpha_rate": 1e-4,
+    "alpha": 1e-4,
+    "edit_weight": 0.1,
+    "locality_weight": 1.0,
+    "clip": 100.0,
+    "batch": 2,
+}
+"""zjunlp/EasyEdit and VLKEB, hparams/TRAINING/MEND (their step sizes are not behind a softplus; batch: their accumulation)."""
+
+_IN_OUT = "-3.mlp.up,-3.mlp.out,-2.mlp.up,-2.mlp.out,-1.mlp.up,-1.mlp.out"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "blip2": {**_EASYEDIT, "steps": 50_000, "sites": _IN_OUT},
+    "minigpt4": {**_EASYEDIT, "steps": 30_000, "sites": _IN_OUT},
+    "qwen2_vl": {**_EASYEDIT, "steps": 50_000, "sites": _IN_OUT},
+}
+"""Family → settings of the fitting as released: BLIP-2 fc1, fc2; MiniGPT-4, Qwen2-VL up, down; of the last three layers."""
+
+
+class Mend:
+    """Source: Mitchell et al., ICLR 2022."""
+
+    name: ClassVar[str] = "mend"
+    gated: ClassVar[bool] = False
+    Config: ClassVar[type[EditorConfig]] = MendConfig
+    FitConfig: ClassVar[type[MendFit]] = MendFit
+
+    def __init__(self, config: MendConfig | None = None):
+        self.config = config or MendConfig()
+        self._networks: dict[str, tuple[MendNetwork, str]] = {}
+
+    def edit(
+        self,
+        vlm: VLM,
+        request: EditRequest,
+        memory: Any = None,
+        start: Mapping[str, Transformation] | None = None,
+    ) -> Edit:
+        """Makes the edit in one pass forward and back.
+
+        Where the model (with `start`) gives the answer already, the change is of rank 0: the gradient would be next to zero, but
+        it is standardised before it is used, and something would be changed for nothing.  Whether the answer was learnt is
+        in the report; an edit that was not is returned as well, so that it counts as what it is when editors are compared.
+
+        Args:
+            start: site → what earlier edits do there. The gradient is taken with them acting, and what is returned holds
+                them too.
+        """
+        began = time.perf_counter()
+        network = self.network(vlm)
+        image = None if request.image is None else open_picture(request.image)
+        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), lowest(vlm, network.sites))
+        found = gradient_factors(vlm, trunk, network.sites, start)
+        with torch.no_grad():
+            own = no_change(vlm, network.sites) if found.margin > 0 else changes(network, found, self.config.scale)
+            whole = {
+                site: combined(start[site], change) if start and site in start else change
+                for site, change in own.items()
+            }
+            loss, margin = answered(vlm, trunk, whole)
+        nbytes = sum(change.nbytes for change in own.values())
+        report = EditReport(time.perf_counter() - began, int(found.margin <= 0), loss, margin, nbytes, margin > 0)
+        return Edit(request.id or new_id(request), self.name, request, report, weights=whole)
+
+    def network(self, vlm: VLM) -> MendNetwork:
+        """The fitted hypernetwork for a model, read once.  Raises: see `artefact.find`."""
+        if vlm.fingerprint not in self._networks:
+            found = artefact.find(self.name, vlm, self.config.fitted)
+            network = MendNetwork(shapes(vlm, found.settings["sites"]), found.settings["rank"]).to(vlm.device)
+            network.load_state_dict(dict(found.tensors))
+            self._networks[vlm.fingerprint] = (network.eval().requires_grad_(False), found.sha256)
+        return self._networks[vlm.fingerprint][0]
+
+    @classmethod
+    def fit(cls, fitting: Fitting) -> Path:
+        """Fits the hypernetwork to a model.  Returns the folder.  Raises: see `training.loop.fit`."""
+        from .mend_fit import MendJob
+
+        return MendJob.of(fitting).run(cls.name)
+
+    @classmethod
+    def published(cls, family: str) -> Mapping[str, Any]:
+        """The released settings of the fitting for a model family; empty where none were released."""
+        return PUBLISHED.get(family, {})
+
+
+def shapes(vlm: VLM, sites: str = "") -> dict[str, tuple[int, int]]:
+    """Site → (in, out) of what is edited, lowest layer first.
+
+    Args:
+        sites: separated by commas; empty: all MLP linears of the last layers.
+
+    Raises: InputError for sites that the model does not have.
+    """
+    if sites:
+        chosen = [vlm.resolve_site(text) for text in sites.split(",")]
+    else:
+        last = range(max(vlm.n_layers - LAYERS, 0), vlm.n_layers)
+        chosen = [vlm.resolve_site(f"{layer}.{role}") for layer in last for role in _linears(vlm.layers[layer])]
+    return {str(site): (vlm.site_shape(site)[1], vlm.site_shape(site)[0]) for site in sorted(set(chosen))}
+
+
+def _linears(layer: nn.Module) -> list[str]:
+    """The roles of an MLP's linears, each linear once; where it has none (experts), the whole block, to which is added."""
+    there = [role for role in ("mlp.in", "mlp.up", "mlp.out") if role in roles(layer)]
+    if {"mlp.in", "mlp.up"} <= set(there) and not is_gated(layer):
+        there.remove("mlp.in")
+    return there or [BLOCK]
+
+
+def lowest(vlm: VLM, sites: list[str]) -> int:
+    """The lowest decoder layer of the sites."""
+    return min(vlm.resolve_site(site).layer for site in sites)
+
+
+def changes(network: MendNetwork, found: Factors, scale: float = 1.0) -> dict[str, SpanTransformation]:
+    """Site → the change that an edit's gradient becomes; gradients flow into the network."""
+    made = {}
+    for site, (u, delta) in found.of.items():
+        inputs, directions = network(site, u, delta)
+        made[site] = SpanTransformation((directions * scale).T, inputs)
+    return made
+
+
+def no_change(vlm: VLM, sites: list[str]) -> dict[str, SpanTransformation]:
+    """Site → a change of rank 0."""
+    made = {}
+    for site in sites:
+        out, inputs = vlm.site_shape(site)
+        zeros = torch.zeros(out, 0, device=vlm.device), torch.zeros(0, inputs, device=vlm.device)
+        made[site] = SpanTransformation(*zeros)
+    return made
+
+
+def hidden_with(vlm: VLM, trunk: Trunk, acting: Mapping[str, Transformation]) -> torch.Tensor:
+    """(n, H): what enters the vocabulary projection to predict the trunk's answers, where these changes act on all rows;
+    gradients flow into them."""
+    with ExitStack() as stack:
+        for site, change in acting.items():
+            stack.enter_context(transformed(vlm, vlm.resolve_site(site), change))
+        hidden = vlm.run_layers(trunk, trunk.hidden, trunk.layer)
+        return vlm.anatomy.finish(hidden[trunk.encoded.predict_mask])
+
+
+def answered(vlm: VLM, trunk: Trunk, acting: Mapping[str, Transformation]) -> tuple[float, float]:
+    """Loss and margin of the trunk's answers where these changes act."""
+    logits = vlm.after_projection(vlm.anatomy.lm_head(hidden_with(vlm, trunk, acting))).float()
+    targets = trunk.encoded.targets
+    return float(answer_loss(logits, targets)), float(margins(logits, targets).min())
