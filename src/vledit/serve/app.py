@@ -14,6 +14,7 @@ from .. import __version__
 from . import chat, edits, history, probes, refusals, tokens
 from .access import Access, RateLimit
 from .door import Door
+from .pages import routes
 from .service import Service
 from .settings import ServeSettings
 
@@ -48,6 +49,9 @@ def create_app(settings: ServeSettings, edited: EditedModel) -> FastAPI:
     refusals.install(app)
     for part in (chat, edits, history, probes, tokens):
         app.include_router(part.router)
+    app.include_router(routes.router)
+    app.mount("/static", routes.static)
+    app.state.logins = RateLimit(40)
     _operation(app, service)
     return app
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from ..errors import UnknownNameError, VLEditError
@@ -27,10 +27,14 @@ def refusal(status: int, text: str, param: str | None = None, headers: dict[str,
     return JSONResponse(body, status, headers)
 
 
-def of_error(request: Request, error: VLEditError) -> JSONResponse:
+def of_error(request: Request, error: VLEditError) -> Response:
     """The response for an error that somebody can act on."""
     text = str(error)
     if isinstance(error, AccessError):
+        if error.status == 401 and "text/html" in request.headers.get("accept", ""):
+            if "hx-request" in request.headers:
+                return refusal(401, text, headers={"hx-redirect": "/login"})
+            return RedirectResponse("/login", 303)
         headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
         return refusal(error.status, text, headers=headers)
     if isinstance(error, BusyError):
@@ -49,7 +53,7 @@ def install(app: FastAPI) -> None:
     """Lets the application answer errors so."""
 
     @app.exception_handler(VLEditError)
-    async def ours(request: Request, error: VLEditError) -> JSONResponse:
+    async def ours(request: Request, error: VLEditError) -> Response:
         return of_error(request, error)
 
     @app.exception_handler(RequestValidationError)
