@@ -19,6 +19,7 @@ GROUPS = (
     "edit",
     "codebook",
     "bench",
+    "analyze",
     "compare",
     "report",
     "catalogue",

@@ -126,6 +126,10 @@ class DevQA:
         text = texts[0] if texts else self._other_text(case)
         return Chosen(similar, record, similarity, unrelated, text)
 
+    def fit_records(self, case: EditCase) -> list[EditCase]:
+        """Every record that could be T2 and I2, the nearest question first."""
+        return [record for record, _ in self._ranking(case)]
+
     # --- T2 -----------------------------------------------------------------------------------------------------
 
     def _ranking(self, case: EditCase) -> Iterator[tuple[EditCase, float]]:

@@ -1,0 +1,74 @@
+"""De-VQA's retrieval by question held against retrieval by picture: how alike are the two pictures that are found?
+
+The paper compares them with CLIP.  Here a picture's vector is the mean of its visual tokens as they enter the language model,
+less the mean over the pool, so that what all pictures share does not make everything alike: any family has that, and nothing
+has to be fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..data.benchmarks import spread
+from ..data.devqa import DevQA
+from ..evaluate.bootstrap import Estimate
+from ..evaluate.metrics import estimated
+from ..vlm.pictures import open_picture
+
+if TYPE_CHECKING:
+    from ..vlm.base import VLM
+
+QUESTION = "What is this?"
+
+
+def consistency(
+    vlm: VLM, wrapper: DevQA, limit: int = 0, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Estimate]:
+    """Cosines of pictures, mean over edits with intervals.
+
+    "found by question, found by picture": the paper's figure; "edited, found by question", "edited, found by picture": how near
+    each is to the edited picture; "edited, drawn": what a record drawn at random gives.
+
+    Args:
+        limit: how many edits, spread evenly over the pool; 0: all.  Vectors are made of the whole pool.
+        progress: called with a record's id when its picture is done.
+    """
+    pool = [case for case in wrapper.pool if case.request.image is not None]
+    vectors = []
+    for case in pool:
+        vectors.append(picture_vector(vlm, case.request.image))
+        progress(case.id)
+    matrix = np.stack(vectors)
+    matrix = matrix - matrix.mean(0)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True).clip(1e-12)
+    place = {case.id: number for number, case in enumerate(pool)}
+    table: dict[str, dict[str, float]] = {}
+    draw = np.random.default_rng(0)
+    for case in spread(pool, limit):
+        fit = [place[record.id] for record in wrapper.fit_records(case)]
+        chosen = wrapper.choose(case).record
+        if not fit or not chosen:
+            continue
+        own, by_question = matrix[place[case.id]], matrix[place[chosen]]
+        by_picture = matrix[max(fit, key=lambda number: float(matrix[number] @ own))]
+        pairs = {
+            "found by question, found by picture": by_question @ by_picture,
+            "edited, found by question": own @ by_question,
+            "edited, found by picture": own @ by_picture,
+            "edited, drawn": own @ matrix[draw.choice(fit)],
+        }
+        for name, value in pairs.items():
+            table.setdefault(name, {})[case.id] = float(value)
+    return estimated(table)
+
+
+def picture_vector(vlm: VLM, image: object) -> np.ndarray:
+    """(H,) float32: the mean of the picture's visual tokens as they enter the first decoder layer."""
+    encoded = vlm.encode([open_picture(image)], [QUESTION])
+    with torch.inference_mode():
+        hidden = vlm.trunk(encoded, 0).hidden
+        return hidden[encoded.visual_mask].float().mean(0).cpu().numpy()
