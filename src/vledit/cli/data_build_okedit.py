@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..data.build.chat import Cost
     from ..data.build.construct import Progress as Step
     from ..data.build.plan import Plan
+    from ..data.case import EditCase
 
 MODEL_PANEL, PICTURE_PANEL, WANT_PANEL = "Language model", "Picture model", "What is wanted"
 
@@ -94,7 +95,11 @@ def okedit(
     ] = 1,
     similarity: Annotated[
         float, typer.Option(help="Smallest cosine of a rephrasing to its question.", rich_help_panel=WANT_PANEL)
-    ] = 0.3,
+    ] = 0.4,
+    devqa: Annotated[
+        bool,
+        typer.Option("--devqa", help="Add the cells of De-VQA to every case.", rich_help_panel=WANT_PANEL),
+    ] = False,
     keep_unknown: Annotated[
         bool,
         typer.Option(
@@ -185,6 +190,8 @@ def okedit(
             _say_rates(result.rates)
             raise InputError(_nothing(result.rejections))
         cases = cases_by_split(result, name, rephrasings, parts, seed)
+        if devqa:
+            cases = {split: _with_devqa(some) for split, some in cases.items()}
         about = {
             "name": name,
             "source": {
@@ -195,7 +202,7 @@ def okedit(
             "picture_model": studio.model.about,
             "verifier": looking.about,
             "meaning": {**meaning.about, "similarity": similarity},
-            "settings": {**asdict(wants), "seed": seed, "shares": parts, "reviewed": len(decided)},
+            "settings": {**asdict(wants), "seed": seed, "shares": parts, "devqa": devqa, "reviewed": len(decided)},
             "licences": {
                 "source": licence,
                 "pictures": studio.model.licence,
@@ -249,6 +256,13 @@ def _meaning(encoder: str | None, verifier: Any) -> Any:
     from ..retrieval import DEFAULT
 
     return EncoderMeaning(encoder or DEFAULT)
+
+
+def _with_devqa(cases: list[EditCase]) -> list[EditCase]:
+    """The cases of one split with De-VQA's cells, whose other questions and pictures come from the same split."""
+    from ..data.devqa import DevQA, index_of
+
+    return DevQA(cases, index_of(cases)).wrap_all(cases) if cases else cases
 
 
 @contextmanager

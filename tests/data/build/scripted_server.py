@@ -87,7 +87,8 @@ def colour_reply(prompt: str) -> dict[str, Any]:
     own = re.findall(r"\[(\w+)\]", prompt) or ([found.group(1)] if found else [])
     if "different ways" in prompt:
         count = int(re.search(r"in (\d+) different", prompt).group(1))  # type: ignore[union-attr]
-        return {"questions": [f"{opening} is this square painted in?" for opening in OPENINGS[:count]]}
+        thing = "paint on it" if "paint" in prompt else "square"
+        return {"questions": [f"{opening} is this {thing}?" for opening in OPENINGS[:count]]}
     if "what object" in prompt:
         return {"object": f"a {own[0]} square"}
     if "without seeing any picture" in prompt:
@@ -153,8 +154,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any], faults: Faults) -> dict[str, Any]:
         task, asked = body["messages"][0]["content"], (len(body["messages"]) + 1) // 2
-        text, refusal, finish = json.dumps(self.server.reply(task)), None, "stop"
-        if draw("refused", task) < faults.refused:
+        if isinstance(task, list):  # a question about a picture
+            text, task = _seen(task), ""
+        else:
+            text = json.dumps(self.server.reply(task))
+        refusal, finish = None, "stop"
+        if not task:
+            pass
+        elif draw("refused", task) < faults.refused:
             text, refusal = None, "I cannot help with that."
         elif draw("hopeless", task) < faults.hopeless or (asked == 1 and draw("malformed", task) < faults.malformed):
             kind = int(draw("kind", task) * 5)
@@ -168,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
             "usage": {
-                "prompt_tokens": sum(len(m["content"] or "") for m in body["messages"]) // 4,
+                "prompt_tokens": len(json.dumps(body["messages"])) // 4,
                 "completion_tokens": len(text or "") // 4,
                 "total_tokens": 0,
             },
@@ -198,6 +205,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _seen(parts: list[dict[str, Any]]) -> str:
+    """The colour of the picture in a message, said in a sentence."""
+    from PIL import Image
+
+    address = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+    pixel: Any = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB").getpixel((12, 12))
+    name = min(NAMES, key=lambda one: sum((a - b) ** 2 for a, b in zip(pixel, COLOURS[one], strict=True)))
+    return f"It is {name}."
 
 
 def square(name: str, seed: int = 0) -> Any:

@@ -99,3 +99,41 @@ def test_icons_is_still_the_default(cli: Cli, monkeypatch: pytest.MonkeyPatch): 
     for words in ([], ["icons"], ["icons", "--only", "demo"], ["--only", "demo"]):
         cli("data", "build", *words)
     assert asked == [None, None, ["demo"], ["demo"]]
+
+
+def test_devqa_cells_come_from_the_same_split(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    import numpy as np
+
+    from vledit.data import benchmarks, devqa
+    from vledit.data.reading import Files, demand
+    from vledit.retrieval import Index
+
+    class Letters:
+        name = "letters"
+        fingerprint = "letters"
+        dim = 26
+
+        def encode(self, texts: Any) -> Any:
+            vectors = np.array([[text.lower().count(chr(97 + n)) + 0.01 for n in range(26)] for text in texts])
+            return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    monkeypatch.setattr(devqa, "index_of", lambda cases: Index(Letters()))  # type: ignore[arg-type]
+    source = write_source(tmp_path / "source", 20)
+    text = source.read_text().replace("What colour is this?", "Which paint?", 6)
+    source.write_text(text)
+    with serving() as server:
+        ran = cli(*arguments(tmp_path, server.url, "--devqa", "--text-questions", 2))
+    assert ran.code == 0, ran.err
+    splits = {}
+    for split in ("train", "test"):
+        folder = tmp_path / "out" / split
+        cases = demand(benchmarks.read("cases", Files(folder / "cases.jsonl")))
+        own = {Path(str(case.request.image)).read_bytes() for case in cases}
+        splits[split] = [case for case in cases if "T2I2" in case.locality]
+        for case in splits[split]:
+            assert {"T1I2", "T2I1", "T3I3", "T4I4", "T1I4"} <= set(case.locality)
+            assert case.locality["T1I4"][0].image is None
+            near = Path(str(case.locality["T2I2"][0].image))
+            # another record's picture, of this split; files that are no JPEG are written anew, so by their looks
+            assert ColourVerifier().answers([(near, "")])[0] not in (case.base_answer, case.request.answer)
+    assert splits["train"]
