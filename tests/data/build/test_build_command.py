@@ -128,7 +128,6 @@ def test_devqa_cells_come_from_the_same_split(cli: Cli, tmp_path: Path, monkeypa
     for split in ("train", "test"):
         folder = tmp_path / "out" / split
         cases = demand(benchmarks.read("cases", Files(folder / "cases.jsonl")))
-        own = {Path(str(case.request.image)).read_bytes() for case in cases}
         splits[split] = [case for case in cases if "T2I2" in case.locality]
         for case in splits[split]:
             assert {"T1I2", "T2I1", "T3I3", "T4I4", "T1I4"} <= set(case.locality)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from vledit.data.build.store import Store
+from vledit.data.cache import sha256_json
 from vledit.errors import InputError, MissingDataError
 
 MISSING_CLIENT = "The package openai is not installed. Install it: pip install 'vledit[build]'."
@@ -121,11 +122,12 @@ class Pace:
 
 
 class Chat:
-    """Asks an endpoint; threads may share it.  `asked` maps hash → tokens of every reply that this build used."""
+    """Asks an endpoint; threads may share it."""
 
     def __init__(self, endpoint: Endpoint, store: Store, cost: Cost | None = None):
         self.endpoint, self.store, self.cost = endpoint, store, cost or Cost()
         self._pace, self._client, self._lock = Pace(endpoint.rate), None, threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
 
     def asked(self, messages: Messages) -> dict[str, Any]:
         """What a reply is kept by."""
@@ -145,13 +147,20 @@ class Chat:
         """
         asked = self.asked(messages)
         found = self.store.get("replies", asked)
-        fresh = found is None
-        if fresh:
-            self._pace.wait()
-            found = self.store.put("replies", asked, self._ask(messages))
+        fresh = False
+        if found is None:
+            with self._asking(sha256_json(asked)):  # two records may ask the same; one request serves both
+                found = self.store.get("replies", asked)
+                if fresh := found is None:
+                    self._pace.wait()
+                    found = self.store.put("replies", asked, self._ask(messages))
         tokens = (int(found["tokens"][0]), int(found["tokens"][1]))
         self.cost.add(tokens, self.dollars(tokens), fresh)
         return Reply(found["text"], found["refused"], found["cut_off"], tokens)
+
+    def _asking(self, key: str) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(key, threading.Lock())
 
     def dollars(self, tokens: tuple[int, int]) -> float:
         """The price of so many tokens in and out."""

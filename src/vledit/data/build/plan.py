@@ -24,7 +24,8 @@ class Plan:
     """Counts by step, if every record passes every step at the first asking.
 
     Args:
-        requests, kept: of each step; how many of them are in the store already, as far as can be told before.
+        requests, kept: of each step; how many of them are in the store already or are the same as another record's, as
+            far as can be told before.
         tokens_in, tokens_out: of those that are not kept.
         pictures: (least, most), most where the verifier accepts none.
     """
@@ -38,6 +39,7 @@ class Plan:
     questions: tuple[int, int] = (0, 0)
     text_dollars: float = 0.0
     picture_dollars: tuple[float, float] = (0.0, 0.0)
+    seen: set[str] = field(default_factory=set, repr=False)
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -89,7 +91,9 @@ def _record(found: Plan, record: SourceRecord, writer: Writer) -> None:
     if writer.rephrasings:
         _count(found, writer, "rephrase", {"question": record.question, "count": writer.rephrasings}, "")
     shown = record.object or _count(found, writer, "object", given, "object") or record.answer
-    third = _count(found, writer, "third_answer", {**given, "counterfactual": new}, "answer") or record.answer
+    third = (
+        _count(found, writer, "third_answer", {**given, "counterfactual": new}, "answer") or f"other {record.answer}"
+    )
     _count(found, writer, "third_object", {"question": record.question, "answer": third}, "object")
     if writer.text_questions:
         fields = {"object": shown, "answer": record.answer, "count": writer.text_questions}
@@ -101,6 +105,10 @@ def _count(found: Plan, writer: Writer, step: str, fields: dict[str, Any], wante
     text = writer.prompts[_prompt(step)].fill(**fields)
     messages: Messages = [{"role": "user", "content": text}]
     found.requests[step] += 1
+    if text in found.seen and not writer.chat.known(messages):
+        found.kept[step] += 1
+        return ""
+    found.seen.add(text)
     if not writer.chat.known(messages):
         found.tokens_in[step] += MARGIN_TOKENS + len(text) // LETTERS_PER_TOKEN
         return ""

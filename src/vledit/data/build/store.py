@@ -35,7 +35,9 @@ class Store:
             return None
 
     def put(self, kind: str, asked: Any, value: Any) -> Any:
-        """Writes the record and returns it."""
+        """Writes the record, unless somebody else has by now, and returns the one that stays: the first that came."""
+        if (earlier := self.get(kind, asked)) is not None:
+            return earlier
         write_json_atomic(self.path(kind, asked), value)
         return value
 
