@@ -31,6 +31,10 @@ class Toy:
     seen: ToyFit
 
     @classmethod
+    def published(cls, family):
+        return {"width": 64} if family == "pocket" else {}
+
+    @classmethod
     def fit(cls, fitting):
         cls.seen = fitting.settings
         return fitting.run(cls.name, Job())
@@ -40,7 +44,7 @@ class Toy:
 def toy(monkeypatch, tmp_path):
     monkeypatch.setenv("VLEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(registry._OWN, "toy", (f"{__name__}:Toy", "a toy"))
-    monkeypatch.setattr(fit_command, "open_model", lambda *_: EditedModel(tiny("pocket")))
+    monkeypatch.setattr(fit_command, "open_model", lambda name, *_: EditedModel(tiny(name)))
     monkeypatch.setattr(BenchmarkFiles, "cases", lambda _self, split: [case(i) for i in range(3)])
 
 
@@ -72,6 +76,21 @@ def test_settings_reach_the_editor_and_the_artefact_lies_where_it_looks(toy):
 def test_settings_are_listed_and_unknown_ones_named(toy):
     assert "width (a whole number, 8): how wide it is" in run("--editor", "toy", "--settings").output
     assert "Did you mean 'width'?" in run("--editor", "toy", "--set", "widht=3").output
+
+
+def test_the_authors_settings_can_be_taken_and_changed(toy, tmp_path):
+    assert run("--editor", "toy", "--published", "--steps", "2", "--out", str(tmp_path / "a")).exit_code == 0
+    assert (Toy.seen.width, Toy.seen.steps) == (64, 2)
+    curve = tmp_path / "curve.svg"
+    again = run(
+        "--editor", "toy", "--published", "--set", "width=9", "--out", str(tmp_path / "b"), "--curve", str(curve)
+    )
+    assert again.exit_code == 0
+    assert Toy.seen.width == 9
+    assert "<svg" in curve.read_text()
+    none = run("--editor", "toy", "--published", "--model", "blip2", "--out", str(tmp_path / "c"))
+    assert none.exit_code == 2
+    assert "published: the authors of 'toy' gave no settings for the family 'blip2'" in none.output
 
 
 def test_another_folder_is_a_run_of_its_own(toy, tmp_path):

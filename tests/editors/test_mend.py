@@ -200,10 +200,10 @@ def test_the_terms_of_a_step_are_those_of_the_rows_one_by_one():
     made.start()
     one = made.cases[1]
     acting = mend.changes(made.module, gradient_factors(vlm, one.frozen([0])[0].trunk, made.module.sites))
-    rows = {cell: one.rows(cell)[0] for cell in made.cells if one.rows(cell)}
+    rows = {term: one.rows(term.cell)[0] for term in made.plan if one.rows(term.cell)}
     found = made.terms(one, acting, rows)
     assert set(found) == {"generality/text", "generality/image", "locality/text", "locality/near_image"}
-    for cell, row in rows.items():
+    for (cell, *_), row in rows.items():
         (part,) = one.frozen([row])
         logits = vlm.anatomy.lm_head(mend.hidden_with(vlm, part.trunk, acting)).float()
         if cell.startswith("generality"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..errors import InputError
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .output import Json, console, emit, errors
 from .session import Device, Dtype, Model, open_model
@@ -49,6 +50,10 @@ def fit(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew; without it, a run that is in the folder is gone on with.")
     ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="The authors' settings for the model's family, where there are any.")
+    ] = False,
+    curve: Annotated[Path | None, typer.Option(help="Draw the learning curve into this PNG or SVG file.")] = None,
     settings: Annotated[bool, typer.Option("--settings", help="List the settings of the fitting and stop.")] = False,
     cache_gb: Annotated[
         float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
@@ -68,7 +73,7 @@ def fit(
         return
     given = parse_settings(method.FitConfig, set_ or ())
     given |= {name: value for name, value in (("steps", steps), ("save_every", save_every)) if value is not None}
-    chosen = method.FitConfig.from_settings(given)
+    method.FitConfig.from_settings(given)  # a mistake in it is told before the model is loaded
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     cases = files.cases(split)
     import torch
@@ -79,11 +84,21 @@ def fit(
     from ..editors.training import artefact
     from ..evaluate.trunk_cache import TrunkCache
 
+    authors = method.published(vlm.family.name) if published else {}
+    if published and not authors:
+        raise InputError(
+            f"published: the authors of '{editor}' gave no settings for the family '{vlm.family.name}'; leave the option out."
+        )
+    chosen = method.FitConfig.from_settings({**authors, **given})
     folder = out or artefact.default_folder(editor, vlm)
     cache = TrunkCache(vlm, cache_gb) if cache_gb else None
     with _bar(f"fitting {editor}", chosen.steps) as progress:
         method.fit(Fitting(vlm, cases, folder, chosen, files.about(split), not restart, cache, progress))
     made = artefact.read(folder, editor, vlm)
+    if curve is not None:
+        from ..editors.training.curves import draw
+
+        draw(folder, curve, f"{editor}, {vlm.name}, {files.title(split)}")
     if json:
         emit({"folder": folder, "manifest": made.about})
         return

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -81,6 +81,28 @@ class MendFit(FitSettings):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: {getattr(self, name)} given; it must be positive.")
 
+    def plan(self) -> list[Term]:
+        """What a step asks after its edit."""
+        found = [Term(cell, self.edit_weight) for cell in ("generality/text", "generality/image")]
+        names = [name.strip() for name in self.locality.split(",") if name.strip()]
+        return found + [Term(f"locality/{name}", self.locality_weight) for name in names]
+
+
+class Term(NamedTuple):
+    """One probe of a cell, drawn at each step: in scope the new answer's loss, out of scope the divergence from the base.
+
+    Args:
+        forced: what the probe is forced to say; see `TrainingCase.frozen`.
+    """
+
+    cell: str
+    weight: float
+    forced: str = "own"
+
+    @property
+    def in_scope(self) -> bool:
+        return self.cell.startswith("generality/")
+
 
 _EASYEDIT: dict[str, Any] = {
     "rank": 1920,
@@ -113,7 +135,7 @@ class Mend:
 
     def __init__(self, config: MendConfig | None = None):
         self.config = config or MendConfig()
-        self._networks: dict[str, tuple[MendNetwork, str]] = {}
+        self._networks: dict[tuple[str, str], MendNetwork] = {}
 
     def edit(
         self,
@@ -151,12 +173,13 @@ class Mend:
 
     def network(self, vlm: VLM) -> MendNetwork:
         """The fitted hypernetwork for a model, read once.  Raises: see `artefact.find`."""
-        if vlm.fingerprint not in self._networks:
+        key = (vlm.fingerprint, str(vlm.device))
+        if key not in self._networks:
             found = artefact.find(self.name, vlm, self.config.fitted)
             network = MendNetwork(shapes(vlm, found.settings["sites"]), found.settings["rank"]).to(vlm.device)
             network.load_state_dict(dict(found.tensors))
-            self._networks[vlm.fingerprint] = (network.eval().requires_grad_(False), found.sha256)
-        return self._networks[vlm.fingerprint][0]
+            self._networks[key] = network.eval().requires_grad_(False)
+        return self._networks[key]
 
     @classmethod
     def fit(cls, fitting: Fitting) -> Path:

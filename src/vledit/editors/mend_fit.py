@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .gradient_factors import Factors, gradient_factors
-from .mend import MendFit, changes, hidden_with, lowest, shapes
+from .mend import MendFit, Term, changes, hidden_with, lowest, shapes
 from .mend_network import MendNetwork
 from .training.cases import base_log_probs
 from .training.losses import answer_loss, kl_from_base
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from ..codebook import SpanTransformation
     from .training.cases import TrainingCase, TrainingCases
     from .training.fitting import Fitting
-
-IN_SCOPE = ("generality/text", "generality/image")
-
-
-def cells_of(settings: MendFit) -> list[str]:
-    """The cells that a step draws one probe of each from."""
-    return [*IN_SCOPE, *(f"locality/{name.strip()}" for name in settings.locality.split(",") if name.strip())]
 
 
 class MendJob:
@@ -44,16 +37,19 @@ class MendJob:
 
     def __init__(self, cases: TrainingCases, network: MendNetwork, settings: MendFit):
         self.cases, self.module, self.settings = cases, network.to(cases.vlm.device), settings
-        self.cells = cells_of(settings)
+        self.plan = settings.plan()
 
     @classmethod
-    def of(cls, fitting: Fitting, **more: object) -> MendJob:
+    def of(cls, fitting: Fitting) -> MendJob:
         """The job of a fitting.  Raises: InputError for settings that do not fit the model."""
         settings, vlm = fitting.settings, fitting.vlm
         assert isinstance(settings, MendFit)
         torch.manual_seed(settings.seed)
         network = MendNetwork(shapes(vlm, settings.sites), settings.rank, settings.alpha)
-        job = cls(fitting.training_cases(lowest(vlm, network.sites), cells_of(settings)), network, settings, **more)
+        cells = [term.cell for term in settings.plan()]
+        forced_new = any(term.forced == "new" for term in settings.plan())
+        cases = fitting.training_cases(lowest(vlm, network.sites), cells, forced_new)
+        job = cls(cases, network, settings)
         job.fitting = fitting
         return job
 
@@ -89,7 +85,7 @@ class MendJob:
         found = self._factors(case)
         self.module.note(found.of)
         acting = changes(self.module, found)
-        rows = {cell: row for cell in self.cells if (row := case.draw(draw, cell)) is not None}
+        rows = {term: row for term in self.plan if (row := case.draw(draw, term.cell)) is not None}
         if not rows:
             raise InputError(
                 f"case '{case.case.id}' has neither a rephrase, nor another picture, nor a probe out of scope."
@@ -97,28 +93,32 @@ class MendJob:
         return self.terms(case, acting, rows)
 
     def terms(
-        self, case: TrainingCase, acting: Mapping[str, SpanTransformation], rows: Mapping[str, int]
+        self, case: TrainingCase, acting: Mapping[str, SpanTransformation], rows: Mapping[Term, int]
     ) -> dict[str, Tensor]:
         """Cell → its weighted loss: of the new answer in scope, the divergence from the base out of scope."""
-        vlm, settings = self.cases.vlm, self.settings
-        parts = case.frozen(list(rows.values()))
+        vlm = self.cases.vlm
+        parts = [
+            part
+            for forced in ("own", "new")
+            for part in case.frozen([row for term, row in rows.items() if term.forced == forced], forced)
+        ]
         # one vocabulary projection for all rows: reading its weights is most of what it costs
         hidden = torch.cat([hidden_with(vlm, part.trunk, acting) for part in parts])
         logits = vlm.after_projection(vlm.anatomy.lm_head(hidden)).float()
         owners, targets = torch.cat([part.owners for part in parts]), torch.cat([part.targets for part in parts])
-        base = torch.cat([part.base for part in parts])
-        outside = [cell for cell in rows if cell not in IN_SCOPE]
-        kept = torch.isin(owners, torch.tensor([rows[cell] for cell in outside], device=owners.device))
-        before = dict(zip(kept.nonzero()[:, 0].tolist(), base_log_probs(vlm, base[kept]), strict=True))
-        terms = {}
-        for cell, row in rows.items():
-            at = (owners == row).nonzero()[:, 0]
-            if cell in IN_SCOPE:
-                terms[cell] = settings.edit_weight * answer_loss(logits[at], targets[at])
-            else:
-                own = torch.stack([before[place] for place in at.tolist()])
-                terms[cell] = settings.locality_weight * kl_from_base(own, logits[at])
-        return terms
+        outside = [row for term, row in rows.items() if not term.in_scope]
+        kept = torch.isin(owners, torch.tensor(outside, device=owners.device))
+        before, before_of = base_log_probs(vlm, torch.cat([part.base for part in parts])[kept]), owners[kept]
+        found = {}
+        for term, row in rows.items():
+            at = owners == row
+            loss = (
+                answer_loss(logits[at], targets[at])
+                if term.in_scope
+                else kl_from_base(before[before_of == row], logits[at])
+            )
+            found[term.cell] = term.weight * loss
+        return found
 
     def _factors(self, case: TrainingCase) -> Factors:
         (row,) = case.frozen([0])

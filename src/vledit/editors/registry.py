@@ -13,6 +13,11 @@ _OWN = {
         "vledit.editors.balancedit:BalancEdit",
         "codebook entry with an influence radius (BalancEdit, ICML 2025)",
     ),
+    "mend": (
+        "vledit.editors.mend:Mend",
+        "a hypernetwork turns the answer's gradient into the edit, always on (Mitchell et al., ICLR 2022)",
+    ),
+    "mend_adv": ("vledit.editors.mend_adv:MendAdv", "mend with the adversarial locality loss of De-VQA, always on"),
     "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
 }
 

@@ -43,6 +43,8 @@ class Fitting:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        self.pool = list(self.cases)
+        """All the cases that were given: what similar records are looked for in."""
         count = self.settings.cases
         self.cases = spread(list(self.cases), count if count < len(self.cases) else 0)
 

@@ -1,0 +1,67 @@
+"""MEND with the adversarial locality loss of the De-VQA paper: the edited question over other pictures, and over none.
+
+Source: "transient blindness" (De-VQA), Eq. 9, 10: L = λ1 L_edit + λ2 L_loc + λ3 Σ KL(base ‖ edited) over T1I3 (the edited
+question over an unrelated picture), T2I2 (the nearest other record with its own picture) and T1I4 (the edited question without
+a picture); λ = 0.1, 1, 1; any subset (Table 10).  All three are forced to say the edited answer, so that the divergence also
+counts after its first token.  The released code forms the change of the weights without gradient; ours is `mend`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ..errors import InputError, UnknownNameError
+from .base import setting
+from .mend import Mend, MendFit, Term
+
+if TYPE_CHECKING:
+    from .training.fitting import Fitting
+
+CELLS = {"RI": "T1I3", "CI": "T2I2", "NI": "T1I4"}
+"""Name of a term → the De-VQA cell that it is of."""
+
+
+@dataclass(frozen=True)
+class MendAdvFit(MendFit):
+    """Settings of the fitting: `mend`'s and those of the adversarial terms."""
+
+    adversarial: str = setting("RI,CI,NI", "adversarial terms, separated by commas; empty: none")
+    adversarial_weight: float = setting(1.0, "weight of each of them (the paper's λ3)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.adversarial_weight >= 0:
+            raise InputError(f"adversarial_weight: {self.adversarial_weight} given; it must not be negative.")
+        for name in self.terms():
+            if name not in CELLS:
+                raise UnknownNameError("adversarial term", name, CELLS)
+
+    def terms(self) -> list[str]:
+        """Names of the terms that count."""
+        named = [name.strip() for name in self.adversarial.split(",") if name.strip()]
+        return named if self.adversarial_weight else []
+
+    def plan(self) -> list[Term]:
+        """What a step asks after its edit: the adversarial probes come last, so that the others are drawn as `mend` does."""
+        weight = self.adversarial_weight
+        return super().plan() + [Term(f"locality/{CELLS[name]}", weight, "new") for name in self.terms()]
+
+
+class MendAdv(Mend):
+    """Source: "transient blindness" (De-VQA), Sec. 4."""
+
+    name: ClassVar[str] = "mend_adv"
+    FitConfig: ClassVar[type[MendFit]] = MendAdvFit
+
+    @classmethod
+    def fit(cls, fitting: Fitting) -> Path:
+        """As `Mend.fit`; similar records are looked for among all the cases that were given."""
+        from ..data.devqa import DevQA, index_of
+
+        settings = fitting.settings
+        assert isinstance(settings, MendAdvFit)
+        if settings.terms():
+            fitting.cases = DevQA(fitting.pool, index_of(fitting.pool), settings.seed).wrap_all(fitting.cases)
+        return super().fit(fitting)

@@ -1,0 +1,36 @@
+"""The learning curve of a fitting as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .loop import read_log
+
+_NOT_LOSSES = ("step", "seconds", "gradient")
+
+
+def draw(folder: Path, out: Path, title: str = "") -> None:
+    """Plots every term of a fitting's log over its steps, on a logarithmic scale, to a PNG or SVG.
+
+    Raises: OSError where the folder has no log, or `out` cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = read_log(folder)
+    terms = list(dict.fromkeys(name for line in lines for name in line if name not in _NOT_LOSSES))
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for term in terms:
+        points = [(line["step"], line[term]) for line in lines if term in line]
+        axis.plot(*zip(*points, strict=True), lw=1.2, label=term)
+    axis.set(xlabel="step", ylabel="weighted loss, nats", yscale="log", title=title)
+    axis.grid(alpha=0.25)
+    axis.spines["top"].set_visible(False)
+    axis.spines["right"].set_visible(False)
+    axis.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
