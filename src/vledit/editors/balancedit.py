@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
 from ..codebook.entry import Entry, make_thumbnail
 from ..codebook.relation import SAME_FACT, Fact
 from ..codebook.scope import (
@@ -30,13 +28,13 @@ from ..codebook.scope import (
     anchor_picture,
     check_alpha,
     distance,
-    pool_key,
     radius,
 )
 from ..data.case import EditRequest
 from ..errors import UnknownNameError
-from ..vlm.base import VLM, Encoded, Site, Trunk
+from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
+from .answering import pool
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, train_site
 from .rephrase import SOURCES, Positive, choose
@@ -188,18 +186,6 @@ class BalancEdit:
             site=str(site),
             same_fact=self.config.same_fact,
         )
-
-
-def pool(x: Tensor, encoded: Encoded, key_tokens: str) -> Tensor:
-    """(B, T, in) site inputs → (B, in) keys on the CPU, float32."""
-    return pool_key(
-        x,
-        encoded.prompt_mask,
-        key_tokens,
-        visual_mask=encoded.visual_mask,
-        question_mask=encoded.question_mask,
-        answer_mask=encoded.answer_mask,
-    )
 
 
 def new_id(request: EditRequest, codebook: Codebook | None = None) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from ..errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from ..codebook import Codebook, Entry, Relation, Transformation
+    from torch import Tensor
+
+    from ..codebook import Entry, Relation, Transformation
     from ..data.case import EditRequest
     from ..vlm.base import VLM
 
@@ -60,13 +62,30 @@ class EditReport:
         return cls(seconds, 0, 0.0, 0.0, 0, True)
 
 
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """What an edit of a method with its own memory keeps.
+
+    Args:
+        tensors: name → tensor.
+        meta: anything that JSON can hold.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
 @dataclass(frozen=True)
 class Edit:
     """One edit, as an object: nothing happens to any model until it is added to an `EditedModel`.
 
-    Exactly one of `entry` (a gated edit, for the codebook) and `weights` (site → change that is always on) is set; neither
-    where nothing has to be kept: the fact is there already (`relation.kind` "same"), or the base gives this answer and only
-    an older entry has to retire ("revert").
+    Exactly one of `entry` (for the codebook), `weights` (point → change that is always on) and `payload` (for the method's
+    own memory) is set; none where nothing has to be kept: the fact is there already (`relation.kind` "same"), or the base
+    gives this answer and only an older entry has to retire ("revert").
 
     Args:
         breaks: ids of older edits that no longer answer their own request as they should since this one was added.
@@ -84,11 +103,12 @@ class Edit:
     parent: str | None = None
     image_key: str | None = None
     breaks: tuple[str, ...] = ()
+    payload: Payload | None = None
 
     def __post_init__(self) -> None:
-        given = (self.entry is not None) + (self.weights is not None)
+        given = sum(one is not None for one in (self.entry, self.weights, self.payload))
         if given != self.keeps_something:
-            raise InputError("Edit: exactly one of 'entry' and 'weights' must be set.")
+            raise InputError("Edit: exactly one of 'entry', 'weights' and 'payload' must be set.")
 
     @property
     def keeps_something(self) -> bool:
@@ -100,8 +120,14 @@ class Edit:
 class Editor(Protocol):
     """One editing method.
 
-    `gated`: its edits are codebook entries, which act on the requests that they are for.  Else they are always on: `edit`
-    then also takes `start`, the change that earlier edits made at its site (None: there are none).
+    Where its edits are held is told by what the class has:
+
+    - `gated = True` and no `memory`: codebook entries; `edit` is given the codebook.
+    - `gated = False`: always-on changes of weights; `edit` also takes `start`, point → the change that earlier edits made there.
+    - a method `memory(vlm)`: a `Memory` of its own; `edit` is given that memory.
+
+    `gated` says whether its edits act on the requests that they are for, or always.  A method that trains something before its
+    first edit has `fit` (see `docs/architecture.md`).
     """
 
     name: ClassVar[str]
@@ -109,11 +135,12 @@ class Editor(Protocol):
     Config: ClassVar[type[EditorConfig]]
     config: EditorConfig
 
-    def edit(self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None) -> Edit:
-        """Makes the edit.
+    def edit(self, vlm: VLM, request: EditRequest, memory: Any = None) -> Edit:
+        """Makes the edit; no model and no memory is changed.
 
         Args:
-            codebook: the edits that are there already, for methods whose new edits start from or replace old ones.
+            memory: what holds the edits that are there already (a Codebook, or the method's Memory), for methods whose new edits
+                depend on old ones.
 
         Raises:
             InputError: an unfit question, answer, picture or site.  EditFailedError: the model did not learn the answer.

@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..codebook import Codebook, Decision
 from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
-from ..errors import InputError, UnknownNameError
-from ..vlm.base import VLM, Encoded, Transformation, Verified, transformed
+from ..errors import CodebookError, InputError, UnknownNameError
+from ..vlm.acting import VISION, is_vision
+from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
+from ..vlm.pictures import open_picture
+from ..vlm.verify import score
 from . import weights as always_on
-from .balancedit import pool
+from .answering import NOTHING, CodebookRouting, Deciders, decide, forced, merged, one_kind, run
 from .base import Edit
+from .effect import Effect
 from .fitting import as_full
+from .memory import RECORD, Memory, saved_settings
 from .registry import editor as make_editor
-
-if TYPE_CHECKING:
-    from ..codebook import Query
+from .registry import editor_class
 
 CODEBOOK_FILE = "codebook.vledit"
-BASE = Decision(None, None, None, None, False, "No edits: the base model answers.")
+MEMORIES = "memories"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,21 @@ class EditedModel:
         vlm: the base; shared, never changed.
         codebook: gated edits (a new, empty one in memory where None is given).
         weights: always-on edits by id, as weight editors make them.
+        memories: edits of methods that have a memory of their own, by the method's name.
+
+    Gated edits come before always-on ones: of the memories that look at the request alone the first that fires acts, then the
+    codebook, then memories that read the prompt, in the order in which they came; where none fires the always-on edits act.
     """
 
-    def __init__(self, vlm: VLM, codebook: Codebook | None = None, weights: Mapping[str, Edit] | None = None):
+    def __init__(
+        self,
+        vlm: VLM,
+        codebook: Codebook | None = None,
+        weights: Mapping[str, Edit] | None = None,
+        memories: Mapping[str, Memory] | None = None,
+    ):
         self.vlm = vlm
+        self.memories: dict[str, Memory] = dict(memories or {})
         self.codebook = codebook if codebook is not None else new_codebook(vlm)
         self.weights: dict[str, Edit] = dict(weights or {})
         self._always = always_on.changes(self.weights)
@@ -76,49 +89,71 @@ class EditedModel:
         self._editing = threading.RLock()
 
     def __repr__(self) -> str:
-        return (
-            f"EditedModel({self.vlm.name!r}, {len(self.codebook.active())} entries, {len(self.weights)} weight edits)"
-        )
+        held = [f"{len(self.codebook.active())} entries", f"{len(self.weights)} weight edits"]
+        held += [f"{len(memory)} of {name}" for name, memory in self.memories.items()]
+        return f"EditedModel({self.vlm.name!r}, {', '.join(held)})"
 
     # --- editing ----------------------------------------------------------------------------------------------------
 
     def edit(
         self,
-        request: EditRequest,
+        request: EditRequest | Iterable[EditRequest],
         editor: str = "balancedit",
         *,
         check: bool = True,
         strict: bool = False,
         **settings: Any,
-    ) -> Edit:
+    ) -> Any:
         """Makes an edit with the named editor and adds it.  Returns the edit; see `Editor.edit` for what it raises.
 
         Args:
+            request: one request; or several, of which the edits are returned as a list: those before one that fails are kept.
             check: look which older edits no longer answer their own request since this one was added (`Edit.breaks`).
             strict: refuse an edit that breaks older ones; nothing has changed then.
 
         Raises: InputError for what `strict` refuses.
         """
         method = make_editor(editor, **settings)
+        if not isinstance(request, EditRequest):
+            return [self._edit(method, one, check, strict) for one in request]
+        return self._edit(method, request, check, strict)
+
+    def _edit(self, method: Any, request: EditRequest, check: bool, strict: bool) -> Edit:
         with self._editing:
-            if method.gated:
-                made = method.edit(self.vlm, request, self.codebook)
-            else:
-                site = self.vlm.resolve_site(method.config.site or self.vlm.default_site)
-                made = method.edit(self.vlm, request, self.codebook, start=self._always.get(str(site)))
-                made = replace(made, parent=next(reversed(self.weights), None))
+            made = self.make(method, request)
             made = self.add(made)
             if (check or strict) and made.keeps_something:
                 made = replace(made, breaks=tuple(self._broken_by(made)))
                 if strict and made.breaks:
                     self.remove(made.id)
-                    if made.entry is not None:
+                    if made.weights is None:
                         self.purge(made.id)
                     raise InputError(
                         f"strict: with this edit {', '.join(map(repr, made.breaks))} would no longer answer its own request; "
                         "nothing was changed. Remove the older edit first, or edit without strict."
                     )
         return made
+
+    def make(self, method: Any, request: EditRequest) -> Edit:
+        """An edit by an editor (an object) as it would be made now; it is not added."""
+        with self._editing:
+            if hasattr(method, "memory"):
+                return method.edit(self.vlm, request, self.memory_of(method))
+            if method.gated:
+                return method.edit(self.vlm, request, self.codebook)
+            made = method.edit(self.vlm, request, start=self._always)
+            return replace(made, parent=next(reversed(self.weights), None))
+
+    def memory_of(self, method: Any) -> Memory:
+        """The memory that holds a method's edits; an empty one where there are none yet."""
+        if method.name not in self.memories:
+            self.memories[method.name] = method.memory(self.vlm)
+        return self.memories[method.name]
+
+    def edits(self) -> list[str]:
+        """Ids of all edits, whatever their status: the codebook's, always-on ones, those of memories."""
+        held = [entry.id for entry in self.codebook.entries()]
+        return [*held, *self.weights, *(id for memory in self.memories.values() for id in memory.kept)]
 
     def add(self, edit: Edit) -> Edit:
         """Adds an edit and returns it as it is held; an entry retires what holds the same fact with another answer.
@@ -145,6 +180,12 @@ class EditedModel:
                 if retired != (() if relation is None else relation.retires):
                     edit = replace(edit, relation=conflict(retired, None if relation is None else relation.inside))
                 return edit
+            if edit.id in self.edits():
+                raise InputError(f"id: there is an edit '{edit.id}' already; remove it first or give another id.")
+            if edit.payload is not None:
+                if edit.editor not in self.memories:
+                    self.memories[edit.editor] = editor_class(edit.editor)().memory(self.vlm)
+                return self.memories[edit.editor].add(edit)
             always_on.check_new(self.weights, edit)
             self.weights[edit.id] = edit
             self._always = always_on.changes(self.weights)
@@ -153,12 +194,14 @@ class EditedModel:
     def _broken_by(self, edit: Edit) -> list[str]:
         """Older edits that no longer answer their own request since `edit` is there.
 
-        Entries: those with an equal key; of others the nearest to their own request are they themselves.  Always-on edits
-        are asked again, those whose pictures are at hand.
+        Entries: those with an equal key; of others the nearest to their own request are they themselves.  Other edits are asked
+        again, those of the same method whose pictures are at hand.
         """
         if edit.entry is not None:
             return self.codebook.hidden_by(edit.entry)
-        others = [one for one in self.weights.values() if one.id != edit.id]
+        memory = None if edit.weights is not None else self.memories[edit.editor]
+        held = self.weights.values() if memory is None else [one.edit for one in memory.active()]
+        others = [one for one in held if one.id != edit.id]
         others = [one for one in others if one.request.image is not None or one.image_key is None]
         broken: list[str] = []
         for some in self.vlm.batches([one.request for one in others]) if others else ():
@@ -178,20 +221,27 @@ class EditedModel:
                 always_on.check_removal(self.weights, id)
                 del self.weights[id]
                 self._always = always_on.changes(self.weights)
-            elif id in (entries := {entry.id for entry in self.codebook.entries()}):
-                self.codebook.remove(id)
             else:
-                raise UnknownNameError("edit", id, [*self.weights, *entries])
+                self._holder(id).remove(id)
 
     def restore(self, id: str) -> None:
-        """Puts a removed or retired codebook entry back, with the bits it had."""
+        """Puts a removed or retired edit back, with the bits it had; always-on edits are not kept when they are removed."""
         with self.vlm.lock:
-            self.codebook.restore(id)
+            self._holder(id).restore(id)
 
     def purge(self, id: str) -> None:
-        """Deletes a codebook entry for good; the codebook's history keeps that there was one."""
+        """Deletes an edit for good; the codebook's history keeps that there was one."""
         with self.vlm.lock:
-            self.codebook.purge(id)
+            self._holder(id).purge(id)
+
+    def _holder(self, id: str) -> Any:
+        """What holds the edit `id`, always-on ones apart.  Raises: UnknownNameError."""
+        for memory in self.memories.values():
+            if id in memory:
+                return memory
+        if id not in {entry.id for entry in self.codebook.entries()}:
+            raise UnknownNameError("edit", id, self.edits())
+        return self.codebook
 
     @contextmanager
     def disable(self) -> Iterator[EditedModel]:
@@ -212,90 +262,89 @@ class EditedModel:
     def answers(
         self, images: Sequence[object | None], questions: Sequence[str], max_new_tokens: int | None = None
     ) -> list[Answer]:
-        """As `answer`, for a batch; every row is routed by itself."""
+        """As `answer`, for a batch; every row is decided by itself, inside the pass that answers it where that can be."""
+
+        def work(vlm: VLM, encoded: Encoded) -> list[str]:
+            return vlm.answer_encoded(encoded, max_new_tokens)
+
+        images, questions = _batch(images, questions)
+        found: dict[int, Answer] = {}
         with self.vlm.lock:
-            encoded = self.vlm.encode(images, questions)
-            decisions = self.route_encoded(encoded, questions)
-            with self._acting(decisions):
-                texts = self.vlm.answer_encoded(encoded, max_new_tokens)
-        return [Answer(text, decision) for text, decision in zip(texts, decisions, strict=True)]
+            deciders = self.deciders()
+            for rows, texts, decisions in run(deciders, self._opened(deciders, images), questions, work):
+                found |= {row: Answer(text, one) for row, text, one in zip(rows, texts, decisions, strict=True)}
+        return [found[row] for row in range(len(questions))]
 
     def verify(self, images: Sequence[object | None], questions: Sequence[str], answers: Sequence[str]) -> Verified:
-        """Would the greedy answers be exactly these?  One pass, without generating; routed on the prompts alone."""
-        with self.vlm.lock:
-            decisions = self.route(images, questions)
-            encoded = self.vlm.encode(images, questions, answers)
-            with self._acting(decisions):
-                return self.vlm.verify(encoded)
+        """Would the greedy answers be exactly these?  Without generating; decided on the prompts alone."""
+        images, questions = _batch(images, questions)
+        with self.vlm.lock, torch.inference_mode():
+            deciders = self.deciders()
+            parts = [
+                (rows, score(logits, encoded))
+                for rows, logits, encoded, _ in forced(
+                    deciders, self._opened(deciders, images), questions, list(answers)
+                )
+            ]
+        return merged(parts)
 
     def route(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Decision]:
-        """What the codebook says to each request, without answering."""
+        """What is decided for each request, without answering."""
+        return [effect.decision for effect in self.effects(images, questions)]
+
+    def effects(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Effect]:
+        """What happens to each request, without answering."""
+        images, questions = _batch(images, questions)
         with self.vlm.lock:
-            return self.route_encoded(self.vlm.encode(images, questions), questions)
-
-    def route_encoded(self, encoded: Encoded, questions: Sequence[str]) -> list[Decision]:
-        """As `route`, for prompts that are encoded already."""
-        router = self.codebook.router
-        if not self._enabled or not len(router):
-            return [BASE] * len(encoded)
-        return router.decide(self._keys(router.queries(), encoded, questions))
-
-    def _keys(self, queries: Sequence[Query], encoded: Encoded, questions: Sequence[str]) -> dict[Query, Tensor]:
-        """The keys that the router asks for; the trunk is run once per (prompt, layer)."""
-        prompts: dict[str, Encoded] = {"full": encoded}
-        inputs: dict[tuple[str, str], Tensor] = {}
-        keys = {}
-        for query in queries:
-            if query.prompt not in prompts:
-                prompts[query.prompt] = self.vlm.encode([None] * len(encoded), questions)
-            prompt = prompts[query.prompt]
-            if (query.prompt, query.site) not in inputs:
-                site = self.vlm.resolve_site(query.site)
-                inputs[query.prompt, query.site] = self.vlm.site_input(self.vlm.trunk(prompt, site.layer), site)
-            # at inference there is no answer: a key made of prompt and answer is compared with the prompt's mean
-            tokens = "mean" if query.key_tokens == "prompt+answer" else query.key_tokens
-            keys[query] = pool(inputs[query.prompt, query.site], prompt, tokens)
-        return keys
+            deciders = self.deciders()
+            found = decide(deciders, self._opened(deciders, images), questions)
+            return [effect or NOTHING for effect in found]
 
     def generate(self, images: Sequence[object | None], questions: Sequence[str], **settings: Any) -> Any:
-        """Hugging Face's `generate` with any decoding strategy; routed on the prompt, the decision kept throughout.
+        """Hugging Face's `generate` with any decoding strategy; decided on the prompt, the decision kept throughout.
 
         Args:
             settings: as for `generate` (num_beams, use_cache, cache_implementation, prefill_chunk_size, assistant_model,
                 prompt_lookup_num_tokens, ...); see `vlm.decoding.decode`.
         Returns: token ids (B', ·), prompt and answer; or what `return_dict_in_generate` asks for.
-        Raises: InputError for several rows with assisted decoding.
+        Raises: InputError for several rows with assisted decoding, or rows that different models answer.
         """
+        images, questions = _batch(images, questions)
+        whole = settings.get("prefill_chunk_size") is None
         with self.vlm.lock:
-            encoded = self.vlm.encode(images, questions)
-            with self._acting(self.route_encoded(encoded, questions)):
-                return decode(self.vlm, encoded, **settings)
+            deciders = self.deciders()
+            work = lambda vlm, encoded: decode(vlm, encoded, **settings)  # noqa: E731
+            return one_kind(list(run(deciders, self._opened(deciders, images), questions, work, whole)))[1]
 
-    @contextmanager
-    def _acting(self, decisions: Sequence[Decision]) -> Iterator[None]:
-        """Within the block, whatever is run on this batch, every row computes with what was decided for it."""
-        sites: dict[str, list[Transformation | None]] = {}
-        known: dict[str | None, dict[str, Transformation]] = {}
-        for row, decision in enumerate(decisions):
-            if decision.entry not in known:
-                known[decision.entry] = self._changes(decision)
-            for site, change in known[decision.entry].items():
-                sites.setdefault(site, [None] * len(decisions))[row] = change
-        with ExitStack() as stack:
-            stack.enter_context(self.vlm.lock)
-            for site, rows in sites.items():
-                stack.enter_context(transformed(self.vlm, self.vlm.resolve_site(site), rows))
-            yield
+    def attached(self) -> AbstractContextManager[Any]:
+        """Within the context, the Hugging Face model itself shows the edits: `with model.attached() as hf_model: …`.
 
-    def _changes(self, decision: Decision) -> dict[str, Transformation]:
-        """What acts on a row, by site: the entry that fired, which was trained on the base, or else the always-on edits."""
+        `hf_model.generate(**inputs)`, pipelines, and whatever else calls it, decided on each prompt in its first pass.  After
+        it nothing is left on the model.
+
+        Raises: InputError where a memory cannot work so, or this family's pictures are joined by VLEdit alone; the message says
+            which and why.
+        """
+        from .attached import attached
+
+        return attached(self)
+
+    def deciders(self) -> Deciders:
+        """All that decides for this model at the moment; nothing within `disable()`."""
         if not self._enabled:
-            return {}
-        found = self._always
-        if decision.entry is not None:
-            entry = self.codebook.get(decision.entry)
-            found = {entry.site: entry.transformation}
-        return {site: change.to(self.vlm.device) for site, change in found.items()}
+            return Deciders(self.vlm, (), (), {})
+        memories = [memory for memory in self.memories.values() if len(memory)]
+        inside: list[Any] = [CodebookRouting(self.vlm, self.codebook)] if len(self.codebook.router) else []
+        inside += [memory for memory in memories if memory.when == "prefill"]
+        always = {point: change.to(self.vlm.device) for point, change in self._always.items()}
+        return Deciders(self.vlm, [memory for memory in memories if memory.when == "request"], inside, always)
+
+    def _opened(self, deciders: Deciders, images: list[Any]) -> list[Any]:
+        """Pictures are opened for memories that look at the request; else they are read when they are encoded."""
+        if not deciders.before:
+            return images
+        read = lambda one: [open_picture(each) for each in one] if isinstance(one, list | tuple) else open_picture(one)  # noqa: E731
+        return [None if image is None else read(image) for image in images]
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
@@ -306,6 +355,11 @@ class EditedModel:
         with self.vlm.lock:
             self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
             always_on.save(folder, self.weights, self.vlm.fingerprint, self.vlm.name)
+            for name in {*self.memories, *_saved(folder)}:
+                if name in self.memories:
+                    self.memories[name].save(folder / MEMORIES / name)
+                else:
+                    (folder / MEMORIES / name / RECORD).unlink()
 
     @classmethod
     def from_pretrained(cls, vlm: VLM, folder: str | Path) -> EditedModel:
@@ -318,7 +372,11 @@ class EditedModel:
         """
         weights = always_on.load(Path(folder), vlm.fingerprint, vlm.name)
         book = Codebook.open(Path(folder) / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name)
-        return cls(vlm, book, weights)
+        memories = {}
+        for name in _saved(Path(folder)):
+            memories[name] = _empty_memory(vlm, name, Path(folder))
+            memories[name].load(Path(folder) / MEMORIES / name)
+        return cls(vlm, book, weights, memories)
 
     def merge(self) -> Any:
         """A copy of the Hugging Face model with the always-on edits added to its weights.
@@ -326,22 +384,50 @@ class EditedModel:
         Raises: InputError where there are codebook entries, which act on some requests only, or where a site's weights
             are quantised: they cannot be merged.
         """
-        if self.codebook.active():
+        if self.codebook.active() or any(map(len, self.memories.values())):
             raise InputError("merge: codebook entries act on some requests only; they cannot be merged into weights.")
         with self.vlm.lock:
             model = copy.deepcopy(self.vlm.model)
             names = {id(module): name for name, module in self.vlm.model.named_modules()}
-            for site, change in self._always.items():
+            for point, change in self._always.items():
                 try:
-                    self.vlm.site_weight(site)
+                    own = point_weight(self.vlm, point)
                 except InputError as error:
                     raise InputError(f"merge: {error}") from None
-                weight = model.get_submodule(names[id(self.vlm.site_module(site))]).weight
+                weight = model.get_submodule(names[id(own)]).weight
                 with torch.no_grad():
                     weight.add_(as_full(change).weight_delta.to(weight))  # type: ignore[arg-type]
         return model
 
 
+def point_weight(vlm: VLM, point: str) -> torch.nn.Module:
+    """The linear whose weight is changed at a point.  Raises: InputError where there is no such weight."""
+    if is_vision(point):
+        return vlm.vision_linears()[point.removeprefix(VISION)]
+    vlm.site_weight(point)
+    return vlm.site_module(point)
+
+
 def new_codebook(vlm: VLM) -> Codebook:
     """An empty codebook for this model."""
     return Codebook(fingerprint=vlm.fingerprint, model_name=vlm.name)
+
+
+def _batch(images: Sequence[Any], questions: Sequence[str]) -> tuple[list[Any], list[str]]:
+    images, questions = list(images), list(questions)
+    if not questions or len(images) != len(questions):
+        raise InputError(
+            f"images, questions: must be equally many and at least one; got {len(images)} images, {len(questions)} questions."
+        )
+    return images, questions
+
+
+def _saved(folder: Path) -> list[str]:
+    """Names of the methods whose memories are in a folder."""
+    return sorted(path.parent.name for path in (folder / MEMORIES).glob(f"*/{RECORD}"))
+
+
+def _empty_memory(vlm: VLM, name: str, folder: Path) -> Memory:
+    if not hasattr(editor_class(name), "memory"):
+        raise CodebookError(f"'{folder / MEMORIES / name}': the editor '{name}' has no memory of its own.")
+    return make_editor(name, **saved_settings(folder / MEMORIES / name)).memory(vlm)

@@ -7,8 +7,9 @@ does and nothing else.  An edit that follows others starts from their sum, as fi
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..data.case import EditRequest
 from ..vlm.base import VLM
@@ -18,7 +19,7 @@ from .base import Edit, EditorConfig, EditReport
 from .fitting import FittingConfig, train_site
 
 if TYPE_CHECKING:
-    from ..codebook import Codebook, Transformation
+    from ..codebook import Transformation
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,17 @@ class FineTune:
         self,
         vlm: VLM,
         request: EditRequest,
-        codebook: Codebook | None = None,
-        start: Transformation | None = None,
+        memory: Any = None,
+        start: Mapping[str, Transformation] | None = None,
     ) -> Edit:
-        """Fine-tunes the site; `start` is the change that earlier edits made to it, and what is returned holds it too."""
+        """Fine-tunes the site; `start` is what earlier edits changed, by site, and what is returned holds it too."""
         began = time.perf_counter()
         config = self.config
         site = vlm.resolve_site(config.site or vlm.default_site)
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
-        fitted = train_site(vlm, trunk, site, request.answer, config, start)
+        fitted = train_site(vlm, trunk, site, request.answer, config, (start or {}).get(str(site)))
         report = EditReport(
             time.perf_counter() - began,
             fitted.steps,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..codebook import Query
-from ..editors.balancedit import pool
+from ..editors.answering import pool
 from ..errors import CheckFailedError, InputError
 from ..vlm.base import VLM, Encoded
 from .manifest import weights_hash

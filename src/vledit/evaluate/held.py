@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
 from ..codebook import Decision
 from ..data.case import EditRequest
+from ..editors.answering import BASE, CodebookRouting
 from ..editors.base import Edit
 from ..editors.edited_model import EditedModel
-from ..vlm.base import VLM, Transformation
+from ..editors.effect import Effect
+from ..vlm.acting import lowest
+from ..vlm.base import VLM
 from .checks import check_routed_key
 from .manifest import Variant
 from .prepared import PreparedCase
@@ -45,52 +50,72 @@ class Held:
 
     def make(self, request: EditRequest) -> Edit:
         """Makes an edit and adds it; see `EditedModel.edit` for what it raises."""
-        edit = self.model.edit(request, self.variant.editor, **self.variant.settings)
+        edit = self.model.edit(request, self.variant.editor, check=False, **self.variant.settings)
         self.edits[request.id] = edit
         return edit
 
-    def acting(self, prepared: PreparedCase, alone: bool = False) -> tuple[list[Acting | None], list[Routed]]:
-        """What acts on each probe of a case, and why.
+    def acting(self, prepared: PreparedCase, alone: bool = False) -> tuple[list[Effect | None], list[Routed]]:
+        """What happens to each probe of a case, and why.
 
         Args:
-            alone: there is one edit: what acts is given for probes outside its scope too (they are marked as not fired), so
-                that another radius can be tried later without a model.
+            alone: there is one edit: what a codebook entry does is given for probes outside its scope too (they are marked as not
+                fired), so that another radius can be tried later without a model.
 
         Raises: CheckFailedError where keys are not those of the prompts alone.
         """
         count = len(prepared)
-        always = self._always()
-        if not len(self.model.codebook):
-            self._lower(prepared, [always])
-            return [always or None] * count, [ALWAYS if always else NEVER] * count
+        deciders = self.model.deciders()
+        found: list[Effect | None] = [None] * count
+        if deciders.before:
+            pictures = [prepared.picture(row) for row in range(count)]
+            found = deciders.request_effects(pictures, [one.probe.question for one in prepared.asked])
+        decisions: list[Decision | None] = [None] * count
+        if len(self.model.codebook.router):
+            decisions = list(self._decisions(prepared))
+        inside = replace(deciders, inside=[one for one in deciders.inside if not isinstance(one, CodebookRouting)])
+        if inside.inside:
+            seen = {read.key: prepared.read(read) for read in inside.reads()}
+            others = inside.prefill_effects(seen, count)
+        else:
+            others = [None] * count
+        effects: list[Effect | None] = []
+        routed: list[Routed] = []
+        for early, decision, late in zip(found, decisions, others, strict=True):
+            own = None if decision is None else self._entry(decision, alone and not deciders.always)
+            effect = next((one for one in (early, own, late) if one is not None and one.decision.fired), None)
+            reason = next((one.decision for one in (effect, early, own, late) if one is not None), None)
+            route = NEVER if reason is None else _routed(reason)
+            if effect is None and deciders.always:
+                effect, route = Effect(BASE, deciders.always), ALWAYS if reason is None else route._replace(fired=True)
+            elif effect is None and own is not None and own.changes:
+                effect = own  # outside its scope
+            effects.append(effect)
+            routed.append(route)
+        self._lower(prepared, effects)
+        return effects, routed
+
+    def _decisions(self, prepared: PreparedCase) -> list[Decision]:
         queries = self.model.codebook.router.queries()
         for query in queries:
             check_routed_key(prepared, query)
-        decisions = self.model.codebook.router.decide({query: prepared.keys(query) for query in queries})
-        changes: list[Acting | None] = []
-        for decision in decisions:
-            gated = decision.nearest is not None and (decision.fired or (alone and not always))
-            changes.append(self._entry(decision.nearest) if gated else always or None)
-        self._lower(prepared, changes)
-        routed = [_routed(decision) for decision in decisions]
-        return changes, [one if not always or one.fired else one._replace(fired=True) for one in routed]
+        return self.model.codebook.router.decide({query: prepared.keys(query) for query in queries})
 
-    def _lower(self, prepared: PreparedCase, changes: Sequence[Acting | None]) -> None:
-        """Trunks have to end at or below every site."""
-        sites = {site for change in changes for site in change or ()}
-        if sites:
-            prepared.lower(min(self.vlm.resolve_site(site).layer for site in sites))
+    def _lower(self, prepared: PreparedCase, effects: Sequence[Effect | None]) -> None:
+        """Trunks have to end at or below every site at which something acts on the base's own prompt."""
+        points = {point for one in effects if one is not None and one.keeps_prompt for point in one.changes}
+        if points:
+            prepared.lower(lowest(self.vlm, points))
 
-    def _always(self) -> dict[str, Transformation]:
-        """Site → what the always-on edits do there together."""
-        return {site: change.to(self.vlm.device) for site, change in self.model._always.items()}
-
-    def _entry(self, id: str | None) -> Acting:
-        assert id is not None
-        if id not in self._entries:  # one object per entry, so that rows that share it are computed together
-            entry = self.model.codebook.get(id)
-            self._entries[id] = {entry.site: entry.transformation.to(self.vlm.device)}
-        return self._entries[id]
+    def _entry(self, decision: Decision, outside: bool) -> Effect:
+        """What the codebook does to a request; where `outside`, also what the nearest entry would do outside its scope."""
+        if decision.nearest is None or not (decision.fired or outside):
+            return Effect(decision)
+        if (
+            decision.nearest not in self._entries
+        ):  # one object per entry, so that rows that share it are computed together
+            entry = self.model.codebook.get(decision.nearest)
+            self._entries[decision.nearest] = {entry.site: entry.transformation.to(self.vlm.device)}
+        return Effect(decision, self._entries[decision.nearest])
 
 
 def _routed(decision: Decision) -> Routed:
@@ -108,6 +133,11 @@ def digest(edit: Edit) -> str:
     """16 hex digits over the bits of what an edit changes, and over its keys and radii."""
     found = hashlib.sha256()
     changes: Mapping[str, Any] = edit.weights or {}
+    if edit.payload is not None:
+        found.update(json.dumps(dict(edit.payload.meta), sort_keys=True, default=str).encode())
+        for name, tensor in sorted(edit.payload.tensors.items()):
+            found.update(f"{name}:{tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if edit.entry is not None:
         changes = {edit.entry.site: edit.entry.transformation}
         for scope in edit.entry.scopes:

@@ -6,8 +6,7 @@ is that of the prompt alone (attention is causal), so keys are read from it, ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from ..codebook import Query
 from ..data.case import EditCase, EditRequest, Probe
-from ..editors.balancedit import pool
-from ..vlm.base import VLM, Encoded, Site, Trunk, transformed
+from ..editors.answering import NOTHING, answer_with, forced_with, kinds, pool
+from ..editors.effect import Effect
+from ..vlm.acting import Read
+from ..vlm.base import VLM, Encoded, Site, Trunk
 from ..vlm.columns import UnpackableError
 from ..vlm.forest import Forest
 from ..vlm.pictures import open_picture, picture_key
@@ -32,6 +33,10 @@ BATCH = 16
 KEPT_BYTES = 2_000_000_000
 """Most that keys and values of a case's prompts may take until the base has answered: they are large in large models."""
 TOP = 10
+
+
+Forced = tuple[list[int], Tensor, Tensor, Tensor]
+"""Rows, logits (n, V), targets (n,), the row of `rows` that each is of (n,)."""
 
 
 class Score(NamedTuple):
@@ -222,27 +227,36 @@ class PreparedCase:
 
     # --- scores -------------------------------------------------------------------------------------------------
 
-    def score_targets(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> dict[int, Score]:
+    def score_targets(self, rows: Sequence[int], effects: Sequence[Effect | None]) -> dict[int, Score]:
         """Row → whether the target is what greedy decoding gives, end included: what `VLM.verify` says, from the tail."""
-        self.need_targets(rows)
+        kept, anew = _split(rows, effects)
+        self.need_targets(kept)
         found: dict[int, Score] = {}
-        for some, logits, targets, places in self.targets.logits(self.vlm, rows, acting):
+        told = self.targets.logits(self.vlm, list(kept), [_changes(effect) for effect in kept.values()])
+        for some, logits, targets, places in (
+            *told,
+            *self._forced(anew, {row: self.asked[row].target for row in anew}),
+        ):
             right = (logits.float().argmax(-1) == targets).cpu()
             for place, row in enumerate(some):
                 share = float(right[places == place].float().mean())
                 found[row] = Score(share == 1.0, share)
         return found
 
-    def score_sames(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> dict[int, Score]:
+    def score_sames(self, rows: Sequence[int], effects: Sequence[Effect | None]) -> dict[int, Score]:
         """Row → whether the greedy answer is the base's: the likeliest token is that of the base at every position.
 
         An answer that was cut off counts as the same where it is so up to there.  Rows that teacher forcing cannot tell are
         generated; they have no scores by token.
         """
-        of_row = dict(zip(rows, acting, strict=True))
-        forced = [row for row in rows if row in self.base_top]
-        found = {row: self._generated(row, of_row[row]) for row in rows if row not in self.base_top}
-        for some, logits, _, places in self.sames.logits(self.vlm, forced, [of_row[row] for row in forced]):
+        kept, anew = _split(rows, effects)
+        known = [row for row in kept if row in self.base_top]
+        found = {row: self._generated(row, effect) for row, effect in kept.items() if row not in self.base_top}
+        told = self.sames.logits(self.vlm, known, [_changes(kept[row]) for row in known])
+        again = {row: self.asked[row].base_answer or "" for row in anew if row in self.base_top}
+        found |= {row: self._generated(row, effect) for row, effect in anew.items() if row not in again}
+        retold = self._forced({row: anew[row] for row in again}, again)
+        for some, logits, _, places in (*told, *retold):
             top = logits.float().topk(TOP, -1).indices.cpu()
             for place, row in enumerate(some):
                 base = self.base_top[row]
@@ -265,17 +279,28 @@ class PreparedCase:
                 else:
                     self.sames.discard(row)
 
-    def _generated(self, row: int, acting: Acting | None) -> Score:
-        return Score(self.answer([row], [acting])[0] == self.asked[row].base_answer, float("nan"))
+    def _forced(self, anew: Mapping[int, Effect], answers: Mapping[int, str]) -> Iterator[Forced]:
+        """As `TrunkRows.logits`, for rows of which nothing that was computed holds: the model reads another prompt."""
+        for some in self.chunks(list(anew), answers):
+            for kind in kinds([anew[row] for row in some]):
+                rows = [some[place] for place in kind]
+                pictures, questions = (
+                    [self.picture(row) for row in rows],
+                    [self.asked[row].probe.question for row in rows],
+                )
+                effects, texts = [anew[row] for row in rows], [answers[row] for row in rows]
+                logits, encoded = forced_with(self.vlm, effects, pictures, questions, texts)
+                yield rows, logits, encoded.targets, encoded.target_rows.cpu()
 
-    def answer(self, rows: Sequence[int], acting: Sequence[Acting | None]) -> list[str]:
-        """The free text of these rows with what acts on each, generated one by one."""
+    def _generated(self, row: int, effect: Effect | None) -> Score:
+        return Score(self.answer([row], [effect])[0] == self.asked[row].base_answer, float("nan"))
+
+    def answer(self, rows: Sequence[int], effects: Sequence[Effect | None]) -> list[str]:
+        """The free text of these rows with what happens to each, generated one by one."""
         texts = []
-        for row, act in zip(rows, acting, strict=True):
-            with ExitStack() as stack:
-                for site, change in (act or {}).items():
-                    stack.enter_context(transformed(self.vlm, self.vlm.resolve_site(site), [change]))
-                texts += self.vlm.answer([self.picture(row)], [self.asked[row].probe.question], MAX_NEW_TOKENS)
+        for row, effect in zip(rows, effects, strict=True):
+            picture, question = self.picture(row), self.asked[row].probe.question
+            texts += answer_with(self.vlm, effect or NOTHING, [picture], [question], MAX_NEW_TOKENS)
         return texts
 
     # --- keys ---------------------------------------------------------------------------------------------------
@@ -290,6 +315,25 @@ class PreparedCase:
             read = self._read_full if query.prompt == "full" else self._read_questions
             self._keys[kept] = read(site, tokens)
         return self._keys[kept]
+
+    def read(self, read: Read) -> Tensor:
+        """(B, ...): what a memory reads of every row's prompt, from the trunks that are there."""
+        site = self.vlm.resolve_site(read.site)
+        self.lower(site.layer)
+        found: dict[int, Tensor] = {}
+        for trunk, some, local in self._prompts():
+            part = trunk if len(local) == len(trunk) else trunk.select(local)
+            x = self.vlm.site_output(part, site) if read.output else self.vlm.site_input(part, site)
+            pooled = read.pool(x, part.encoded)
+            places = local if len(local) == len(trunk) else range(len(local))
+            found |= {row: pooled[i] for row, i in zip(some, places, strict=True)}
+        return torch.stack([found[row] for row in range(len(self))])
+
+    def _prompts(self) -> Iterator[tuple[Trunk, list[int], list[int]]]:
+        """(trunk, rows, the row of the trunk that each is) that together hold every row's prompt once."""
+        rest = [row for row in range(len(self)) if row not in self.targets]
+        for kind, rows in ((self.targets, self.targets.rows()), (self.sames, rest)):
+            yield from kind.batches(rows)
 
     def _read_full(self, site: Site, tokens: str) -> Tensor:
         self.lower(site.layer)
@@ -369,3 +413,14 @@ def _identity(image: object) -> Any:
 
 def _key(image: object) -> str | None:
     return None if image is None else picture_key(image)
+
+
+def _split(rows: Sequence[int], effects: Sequence[Effect | None]) -> tuple[dict[int, Effect | None], dict[int, Effect]]:
+    """Rows whose prompt is the base's very prompt, and rows that are run anew."""
+    of_row = dict(zip(rows, effects, strict=True))
+    anew = {row: effect for row, effect in of_row.items() if effect is not None and not effect.keeps_prompt}
+    return {row: effect for row, effect in of_row.items() if row not in anew}, anew
+
+
+def _changes(effect: Effect | None) -> Acting | None:
+    return None if effect is None else effect.changes

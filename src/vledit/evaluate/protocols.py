@@ -13,6 +13,7 @@ from typing import Any
 
 from ..data.case import EditCase
 from ..editors.base import Edit
+from ..editors.effect import Effect
 from ..errors import CheckFailedError, VLEditError
 from ..vlm.base import VLM
 from .checks import BaseGuard
@@ -20,7 +21,6 @@ from .held import NEVER, Held, Routed, digest
 from .manifest import Variant
 from .outcomes import Outcome, decided
 from .prepared import PreparedCase, Score
-from .trunk_rows import Acting
 
 PROTOCOLS = ("single", "sequential", "batch")
 STOPPING = (MemoryError, CheckFailedError)
@@ -103,7 +103,7 @@ def _scope_record(edit: Edit) -> dict[str, Any]:
 def outcomes_of(
     prepared: PreparedCase,
     editor: str,
-    acting: Sequence[Acting | None],
+    acting: Sequence[Effect | None],
     routing: Sequence[Routed],
     texts: bool = False,
 ) -> list[Outcome]:

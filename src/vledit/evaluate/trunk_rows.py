@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..vlm.base import VLM, Site, Transformation, Trunk, transformed
+from ..vlm.acting import is_plain, layers_acting
+from ..vlm.base import VLM, Site, Transformation, Trunk
 from ..vlm.tail import SiteTail
 
-Acting = Mapping[str, Transformation]
-"""What acts on one row: site → transformation."""
+Acting = Mapping[str, Any]
+"""What acts on one row: site → `Change` or transformation."""
 
 
 class TrunkRows:
@@ -89,14 +90,11 @@ class TrunkRows:
     def _logits(self, vlm: VLM, trunk: Trunk, sites: Sequence[str], acting: Mapping[int, Acting | None]) -> Tensor:
         """(n, V) for all rows of a trunk's batch; `acting`: by row of the batch."""
         with torch.inference_mode():
-            if len(sites) <= 1:
+            if len(sites) <= 1 and all(is_plain(change) for a in acting.values() for change in (a or {}).values()):
                 site = vlm.resolve_site(sites[0]) if sites else Site(trunk.layer, "mlp")
                 tail = self.tail(vlm, trunk, site)
                 return tail.logits(_deltas(tail, {i: a[sites[0]] for i, a in acting.items() if a}))
-            with ExitStack() as stack:
-                for site in sites:
-                    changes = [(acting.get(i) or {}).get(site) for i in range(len(trunk))]
-                    stack.enter_context(transformed(vlm, vlm.resolve_site(site), changes))
+            with layers_acting(vlm, [acting.get(i) for i in range(len(trunk))], trunk.encoded):
                 return vlm.head(trunk, positions=trunk.encoded.predict_mask)
 
 

@@ -24,7 +24,7 @@ from .encoded import Encoded, Trunk, left_padded
 from .families import Family
 from .fingerprint import fingerprint
 from .gradients import passing_gradients
-from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, transformed
+from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, recording, transformed
 from .picture_inputs import PictureInputs, joined, own_size, read_row
 from .pictures import open_picture
 from .places import Place, entering
@@ -217,7 +217,11 @@ class VLM:
         return read_row(self.family, self.processor, self.model.config, pictures, question)
 
     def encode(
-        self, images: Sequence[object], questions: Sequence[str], answers: Sequence[str | None] | None = None
+        self,
+        images: Sequence[object],
+        questions: Sequence[str],
+        answers: Sequence[str | None] | None = None,
+        soft: Sequence[Tensor | None] | None = None,
     ) -> Encoded:
         """A batch of prompts, left-padded; with teacher-forced answers where `answers` are given.
 
@@ -225,6 +229,7 @@ class VLM:
             images: per row a picture (anything `open_picture` takes), a list of pictures, or None for a question without
                 a picture.
             answers: per row the answer that is forced, or None for the prompt alone.
+            soft: per row embeddings (n, E) that stand before the question, or None; see `acting.soft_prompts`.
 
         Raises:
             InputError: unequal lengths, an empty batch, an unfit question or answer.
@@ -238,12 +243,19 @@ class VLM:
             raise InputError(f"images, questions and answers must be equally many and at least one; got {given}.")
         pictures = [self.read_pictures(image, q) for image, q in zip(images, questions, strict=True)]
         prompts = [self._prompter.prompt(q, p.placeholders) for q, p in zip(questions, pictures, strict=True)]
+        if soft is not None:
+            filler = generation.pad_id(self.tokenizer, self._prompter.end_ids)
+            put = zip(prompts, soft, strict=True)
+            prompts = [prompt if some is None else prompt.with_soft(len(some), filler) for prompt, some in put]
         suffixes = (
             [[]] * len(prompts)
             if answers is None
             else [[] if a is None else self._prompter.answer(p, a) for p, a in zip(prompts, answers, strict=True)]
         )
-        return self.assemble(prompts, suffixes, pictures)
+        encoded = self.assemble(prompts, suffixes, pictures)
+        if encoded.soft_mask is not None:
+            encoded.soft = torch.cat([some.to(self.device) for some in soft or () if some is not None and len(some)])
+        return encoded
 
     def assemble(
         self, prompts: Sequence[Prompt], suffixes: Sequence[Sequence[int]], pictures: Sequence[PictureInputs]
@@ -340,6 +352,14 @@ class VLM:
             layer, call = self.layers[site.layer], trunk.calls[0]
             entered = entering(*call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_place(site).entry))
         return entered.reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
+
+    def site_output(self, trunk: Trunk, site: Site | str) -> Tensor:
+        """(B, T, out): what leaves the site; base weights, without gradient."""
+        site = self.resolve_site(site)
+        trunk, place = self.raise_trunk(trunk, site.layer), self.site_place(site)
+        with self.lock, torch.inference_mode(False), torch.no_grad(), recording({"out": place.exit}) as left:
+            trunk.calls[0].run(self.layers[site.layer], trunk.hidden)
+        return place.read(left["out"]).reshape(*trunk.hidden.shape[:2], -1)
 
     def head(
         self,

@@ -79,6 +79,8 @@ class Encoded:
         answer_mask: (B, T) bool, the answer's tokens and the end of the answer (EOS); all False for prompts only.
         has_image: (B,) bool.
         picture_sizes: for those of `model_inputs` that belong to pictures, how much of dimension 0 is each row's.
+        soft_mask, soft: (B, T) bool and (n, E): tokens of the prompt that have no word and are embedded so, row after row
+            (`acting.soft_prompts` puts them in); None: there are none.
     """
 
     model_inputs: dict[str, Tensor]
@@ -88,6 +90,8 @@ class Encoded:
     answer_mask: Tensor
     has_image: Tensor
     picture_sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    soft_mask: Tensor | None = None
+    soft: Tensor | None = None
 
     def __len__(self) -> int:
         return self.prompt_mask.shape[0]
@@ -143,6 +147,11 @@ class Encoded:
             if len(entries):  # by index: joining pieces anew would change the memory layout, and with it the last bits
                 inputs[name] = value[entries.to(value.device)]
                 sizes[name] = tuple(len(of_row[row]) for row in index.tolist())
+        soft_mask = soft = None
+        if self.soft is not None and self.soft_mask is not None:
+            soft_mask = self.soft_mask[index]
+            parts = self.soft.split(self.soft_mask.sum(1).tolist())
+            soft = torch.cat([parts[row] for row in index.tolist()])
         return Encoded(
             inputs,
             self.prompt_mask[index],
@@ -151,6 +160,8 @@ class Encoded:
             self.answer_mask[index],
             self.has_image[index],
             sizes,
+            soft_mask,
+            soft,
         )
 
 
@@ -193,7 +204,7 @@ def left_padded(
     shape = (len(prompts), length)
     ids = torch.full(shape, pad_id)
     attention = torch.zeros(shape, dtype=torch.long)
-    in_prompt, visual, question, answer = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
+    in_prompt, visual, question, answer, soft = (torch.zeros(shape, dtype=torch.bool) for _ in range(5))
     for row, (prompt, suffix) in enumerate(zip(prompts, suffixes, strict=True)):
         end = length - len(suffix)
         start = end - len(prompt.ids)
@@ -202,6 +213,7 @@ def left_padded(
         in_prompt[row, start:end] = True
         visual[row, start:end] = torch.tensor(prompt.visual)
         question[row, start:end] = torch.tensor(prompt.question)
+        soft[row, start + prompt.soft_at : start + prompt.soft_at + prompt.n_soft] = True
         answer[row, end:] = True
     # explicit, as `generate` has them: Llama would count padding, and a row's numbers would depend on its neighbours
     positions = (attention.cumsum(1) - 1).clamp(min=0)
@@ -213,4 +225,5 @@ def left_padded(
         question_mask=question.to(device),
         answer_mask=answer.to(device),
         has_image=visual.any(1).to(device),
+        soft_mask=soft.to(device) if bool(soft.any()) else None,
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import VLEditError
-from .site import BLOCK, ROLES
+from .site import BLOCK, LAYER, ROLES
 
 BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mixer")
 """By these names decoder layers call their MLP block."""
@@ -108,6 +108,8 @@ def is_recurrent(layer: nn.Module) -> bool:
 
 
 def _find(layer: nn.Module, role: str) -> Place | None:
+    if role == LAYER:
+        return Place(layer, layer)
     block = _module(layer, BLOCKS)
     if role == BLOCK:
         if block is not None:

@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from ..errors import InputError, UnknownNameError
 
 BLOCK = "mlp"
-ROLES = ("mlp.in", "mlp.up", "mlp.out", BLOCK)
+LAYER = "layer"
+ROLES = ("mlp.in", "mlp.up", "mlp.out", BLOCK, LAYER)
 """`mlp.in`: `gate_proj` where the MLP is gated, else its first linear; `mlp.up`: `up_proj`, else the first linear;
 `mlp.out`: `down_proj` or the second linear.  These are there where the layer has such a linear.  `mlp`: the whole block, what
-enters it → what leaves it, whatever is inside (experts, a fused linear, a mixer); every layer has it."""
+enters it → what leaves it, whatever is inside (experts, a fused linear, a mixer); every layer has it.  `layer`: the
+whole decoder layer, what enters it → what leaves it."""
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One linear layer, or one MLP block, whose output an edit may change.
+    """One linear layer, one MLP block or one decoder layer, whose output an edit may change.
 
     A dotted path would differ from family to family and between transformers versions; layer and role do not.
 

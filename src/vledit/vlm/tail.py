@@ -19,7 +19,7 @@ from .gradients import passing_gradients
 from .hooks import Transformation, recording, site_changed
 from .measures import is_plain
 from .places import is_gated, place, roles
-from .site import BLOCK, Site
+from .site import BLOCK, LAYER, Site
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -71,7 +71,7 @@ class SiteTail:
     def _read_layer(self) -> None:
         """Runs the site's layer once and keeps what its MLP needs, at the needed positions."""
         vlm, layer = self.vlm, self.vlm.layers[self.site.layer]
-        places = {role: place(layer, role) for role in {*roles(layer), self.site.role}}
+        places = {role: place(layer, role) for role in {*roles(layer), self.site.role} - {LAYER} | {self.site.role}}
         norms = {name: module for name, module in layer.named_children() if _NORM in name.lower()}
         trunk, shape = self._trunk, self._trunk.hidden.shape[:2]
         with vlm.lock, torch.inference_mode(False), torch.no_grad():
@@ -197,6 +197,8 @@ def _rest_of_layer(
         residual: (N, H) what the MLP's output is added to.
     """
     after = getattr(layer, "post_feedforward_layernorm", None) or nn.Identity()  # Gemma norms what the MLP gives, too
+    if role == LAYER:
+        return lambda site_output: site_output
     if role in ("mlp.out", BLOCK):
         return lambda site_output: residual + after(site_output)
     act = getattr(layer, "activation_fn", None) or getattr(getattr(layer, "mlp", None), "act_fn", None)
