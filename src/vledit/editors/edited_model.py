@@ -20,7 +20,7 @@ from ..codebook import Codebook, Decision
 from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, UnknownNameError
-from ..vlm.acting import VISION, is_vision
+from ..vlm.acting import VISION, acting, is_vision
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
 from ..vlm.pictures import open_picture
@@ -299,6 +299,19 @@ class EditedModel:
             deciders = self.deciders()
             found = decide(deciders, self._opened(deciders, images), questions)
             return [effect or NOTHING for effect in found]
+
+    def effects_of(self, encoded: Encoded, questions: Sequence[str]) -> list[Effect]:
+        """As `effects`, for prompts that are encoded already (conversations); memories that look at the request alone, as the
+        user gave it, are not asked."""
+        with self.vlm.lock:
+            deciders = self.deciders()
+            return [deciders.final(one) for one in deciders.decide_beforehand(encoded, questions)]
+
+    @contextmanager
+    def acting(self, encoded: Encoded, effects: Sequence[Effect]) -> Iterator[None]:
+        """Within the context, whatever the base runs on this batch computes with these effects, row by row."""
+        with acting(self.vlm, [effect.changes for effect in effects], encoded):
+            yield
 
     def generate(self, images: Sequence[object | None], questions: Sequence[str], **settings: Any) -> Any:
         """Hugging Face's `generate` with any decoding strategy; decided on the prompt, the decision kept throughout.

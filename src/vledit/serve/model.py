@@ -159,10 +159,10 @@ class ServedModel:
                 counts = [self._prompt_tokens(ask.turns[-1]) for ask in asks]
             else:
                 encoded = encode_conversations(self.vlm, [ask.turns for ask in asks])
-                decisions = (
-                    model.route_encoded(encoded, questions) if first.whole_scope else model.route(images, questions)
-                )
-                with model._acting(decisions):
+                whole = first.whole_scope
+                effects = model.effects_of(encoded, questions) if whole else model.effects(images, questions)
+                decisions = [effect.decision for effect in effects]
+                with model.acting(encoded, effects):
                     texts = self.vlm.answer_encoded(encoded, most)
                 counts = encoded.attention_mask.sum(1).tolist()
         replies = []

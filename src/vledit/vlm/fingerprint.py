@@ -81,7 +81,8 @@ def _packed(module: Any) -> list[tuple[str, Tensor]]:
         return []
     weight: Any = getattr(module, "weight", None)
     if callable(weight):
-        return [("weight", weight())]
+        given: Any = weight()
+        return [("weight", given)]
     return sorted(module.named_buffers(recurse=False))
 
 
