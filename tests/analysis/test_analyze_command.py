@@ -63,14 +63,12 @@ def test_attribution_of_base_and_editor_goes_on_in_its_file_and_makes_a_page(cli
     assert "gamma" in other.stderr
 
 
-def test_masking_says_what_stays(cli: Cli, tmp_path: Path):
-    ran = cli("masking", "--gamma", 0.2, "--json")
+def test_masking_says_what_stays_of_an_edited_answer(cli: Cli):
+    ran = cli("masking", "--editors", EDITOR, "--gamma", 0.2, "--json")
     assert ran.exit_code == 0, ran.stderr
-    ways = json.loads(ran.stdout)["kept"]["base"]["edit"]
-    _, lines = read_notes(tmp_path / "masking.jsonl")
-    scored = [line for line in lines if line["masked"]]
-    assert scored
+    ways = json.loads(ran.stdout)["kept"][EDITOR]["edit"]
     assert ways["whole"]["mean"] == 1.0
+    assert ways["whole"]["n"] == 2
     assert {"keys/0", "random/0"} <= set(ways)
     assert cli("masking", "--cells", "T9I9").exit_code == 2
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from ..data.devqa import LOCALITY_CELLS
 from .runs import Arm
 from .scores import ALPHA_METRICS, Curve, Reach, cells_of
 from .svg import SERIES, Scale, band, dashes, drawing, marker, path, percent_scale, tag, text
@@ -83,6 +84,7 @@ def radar(arms: Sequence[Arm], kind: str) -> Markup | None:
     """Every locality cell on an axis of its own, 0 in the middle and 100 % outside.  `kind`: see `scores.KINDS`."""
     cells = [cell for _, cell in cells_of(arms, "locality")]
     cells = [cell for cell in cells if any(f"{cell}_{kind}" in arm.estimates for arm in arms)]
+    cells = [cell for cell in cells if cell not in LOCALITY_CELLS]  # De-VQA's have a radar of their own
     if len(cells) < 3:
         return None
     width, height = WIDTH, 340.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from .. import __version__
-from . import plots
+from . import devqa, plots
 from .cases import browser
 from .gallery import CaseSource, benchmark_cases
 from .pages import write_page
@@ -86,6 +86,7 @@ def write_results_page(
         trade_offs=_trade_offs(arms),
         radars=[(kind, found) for kind in KINDS if (found := plots.radar(list(arms)[:DRAWN], kind))],
         drawn=DRAWN,
+        devqa=devqa.section(arms, DRAWN),
         curves=[(curve, plots.alpha_plot(curve)) for curve in curves],
         alpha_lines=plots.ALPHA_LINES,
         retained=_retained(arms),
