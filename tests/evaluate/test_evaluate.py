@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vledit.data.case import Probe
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError, MissingDataError
 from vledit.evaluate import alpha, metrics
@@ -130,6 +131,56 @@ def test_texts_are_what_the_edited_model_says(vlm):
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
+def test_parts_of_a_cell_count_their_own_probes():
+    tagged = [
+        outcome("a", "image", True, tags={"seen": "yes", "recognised": "no"}),
+        outcome("a", "image", False, index=1, tags={"seen": "no", "recognised": "yes"}),
+        outcome("a", "image", True, index=2, tags={"seen": "no", "recognised": "yes"}),
+        outcome("a", "near_image", False, same=True, tags={"seen": "yes", "same_answer": "yes"}),
+        outcome("a", "near_image", False, same=False, index=1, tags={"seen": "no", "same_answer": "no"}),
+    ]
+    found = {name: estimate.mean for name, estimate in metrics.estimates(tagged).items()}
+    assert found["image_generality"] == pytest.approx(2 / 3)
+    assert (found["image_generality_seen"], found["image_generality_held_out"]) == (1.0, 0.5)
+    assert found["image_generality_recognised"] == 0.5
+    assert (found["near_image_preserved_seen"], found["near_image_preserved_held_out"]) == (1.0, 0.0)
+    assert found["near_image_preserved_same_answer"] == 1.0
+    assert "random_image_preserved_seen" not in found
+
+
+def test_what_the_base_says_of_a_probe_is_in_its_tags(any_vlm):
+    """Recognised: it says the true answer; same answer: it says what it says to the edited question."""
+    picture, question = case().request.image, case().request.question
+    said = ask(EditedModel(any_vlm), Probe(picture, question)).text
+    other = ask(EditedModel(any_vlm), Probe(None, "Why?")).text
+    one = replace(
+        case(),
+        base_answer=said,
+        generality={
+            "image": (
+                Probe(picture, question, None, {"truth": said}),
+                Probe(picture, question, None, {"truth": "a zebra"}),
+                Probe(picture, question),
+            )
+        },
+        locality={"near_image": (Probe(picture, question), Probe(None, "Why?"))},
+    )
+    tags = [asked.tags() for asked in prepare(any_vlm, one).asked]
+    forced = any_vlm.verify(any_vlm.encode([picture], [question], [said])).exact[0] if said else False
+    assert [found.get("recognised") for found in tags[1:4]] == ["yes" if forced else "no", "no", None]
+    assert [found.get("same_answer") for found in tags[4:6]] == ["yes", "yes" if other == said else "no"]
+
+
+def test_retained_is_the_share_of_edits_so_far_that_still_hold():
+    def record(name, after, new, protocol="sequential"):
+        return {"case": name, "after": after, "protocol": protocol, "outcomes": [outcome(name, "edit", new)]}
+
+    after_two = [record("a", 2, False), record("b", 2, True)]
+    assert metrics.table(after_two)["retained"].mean == 0.5
+    assert metrics.table([record("a", 1, True)])["retained"].mean == 1.0
+    assert "retained" not in metrics.table([record("a", 1, True, "single")])
+
+
 def test_metrics_by_hand():
     outcomes = [
         outcome("a", "text", True),
@@ -148,7 +199,8 @@ def test_metrics_by_hand():
     assert found["near_image_not_edited_answer"].mean == pytest.approx((0.5 + 1) / 2)
     assert found["near_image_not_edited_answer_token"].mean == pytest.approx((0.5 + 1) / 2)
     assert found["HM"].mean == pytest.approx(3 / (1 / 1 + 1 / 0.75 + 1 / 0.75))
-    assert found["HM"].low <= found["HM"].mean <= found["HM"].high
+    assert not found["HM"].has_interval
+    assert str(found["text_generality"]) == "100.0 (n = 2)"
 
 
 def test_the_two_locality_families_are_not_one():

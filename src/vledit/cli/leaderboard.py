@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,24 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "reliability",
+    "retained",
     "text_generality",
     "image_generality",
+    "image_generality_seen",
+    "image_generality_held_out",
+    "image_generality_recognised",
     "near_image_preserved",
+    "near_image_preserved_seen",
+    "near_image_preserved_held_out",
+    "near_image_preserved_same_answer",
     "HM",
     "text_preserved",
     "random_image_preserved",
     "other_question_preserved",
+    "same_answer_preserved",
+    "other_subject_preserved",
     "black_preserved",
+    "no_image_preserved",
     "portability",
     "devqa_RI_preserved",
     "devqa_NI_preserved",
@@ -57,7 +68,7 @@ def _cost(row: Mapping[str, Estimate], name: str, write: Any) -> str:
 
 def retention(points: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> Table:
     """Editors by the number of edits after which was scored."""
-    shown = ("reliability", "HM", "near_image_preserved")
+    shown = ("retained", "HM", "near_image_preserved", "random_image_preserved")
     table = Table("editor", "edits", *shown, title="Retention: the first N edits' probes, after N edits; %")
     for name, by_number in points.items():
         for count, row in by_number.items():
@@ -77,7 +88,9 @@ def comparison_table(found: Comparison, all_metrics: bool = False) -> Table:
         if not all_metrics and ("_token" in one.metric or "_top10" in one.metric):
             continue
         scale = 1 if one.metric in COSTS else 100
-        away = f"{scale * one.difference:+.4g} [{scale * one.low:+.4g}, {scale * one.high:+.4g}]"
+        away = f"{scale * one.difference:+.4g}"
+        if not math.isnan(one.low):
+            away += f" [{scale * one.low:+.4g}, {scale * one.high:+.4g}]"
         style = "bold" if one.significant else "dim"
         cells = (f"{scale * one.first:.4g}", f"{scale * one.second:.4g}", away + (" *" if one.significant else ""))
         table.add_row(one.metric, *cells, f"{one.p:.3f}", str(one.n), style=style)

@@ -14,6 +14,7 @@ from ..data.case import EditCase
 from ..vlm.base import VLM
 from .checks import BaseGuard, check_questions, check_routed_prompts
 from .prepared import PreparedCase
+from .trunk_rows import TrunkRows
 
 if TYPE_CHECKING:
     from .trunk_cache import TrunkCache
@@ -59,15 +60,19 @@ def ask_base(prepared: PreparedCase) -> None:
     told = {row: asked[row].probe.answer or "" for row in locality}
     told = {row: answer for row, answer in told.items() if answer and _forcible(prepared, row, answer)}
     wanted = [row for row in range(len(asked)) if prepared.tokens or not asked[row].is_locality]
-    prepared.grow(
-        {
-            row: list(
-                dict.fromkeys([*([told[row]] if row in told else []), *([asked[row].target] if row in wanted else [])])
-            )
-            for row in range(len(asked))
-        }
-    )
+    truths = {row: one.probe.tags.get("truth", "") for row, one in enumerate(asked) if not one.is_locality}
+    truths = {row: truth for row, truth in truths.items() if truth and _forcible(prepared, row, truth)}
+    answers = {
+        row: [
+            *([told[row]] if row in told else []),
+            *([truths[row]] if row in truths else []),
+            *([asked[row].target] if row in wanted else []),
+        ]
+        for row in range(len(asked))
+    }
+    prepared.grow({row: list(dict.fromkeys(texts)) for row, texts in answers.items()})
     _known_answers(prepared, told)
+    _recognised(prepared, truths)
     _spoken_answers(prepared, [row for row in locality if asked[row].base_answer is None])
     prepared.read_base_top()
     for row, score in prepared.score_targets(wanted, [None] * len(wanted)).items():
@@ -93,6 +98,16 @@ def _known_answers(prepared: PreparedCase, told: dict[int, str]) -> None:
     for row in told:
         if prepared.asked[row].base_answer is None:
             prepared.sames.discard(row)
+
+
+def _recognised(prepared: PreparedCase, truths: dict[int, str]) -> None:
+    """Notes whether the base gives the true answer about other pictures of the edited thing.  `truths`: row → that answer."""
+    rows = TrunkRows()
+    prepared.run_trunks(rows, truths)
+    for some, logits, targets, places in rows.logits(prepared.vlm, list(truths), [None] * len(truths)):
+        right = (logits.float().argmax(-1) == targets).cpu()
+        for place, row in enumerate(some):
+            prepared.asked[row].recognised = bool(right[places == place].all())
 
 
 def _spoken_answers(prepared: PreparedCase, rows: list[int]) -> None:

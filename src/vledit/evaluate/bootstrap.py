@@ -1,7 +1,14 @@
-"""Bootstrap over edits: intervals of means, and of differences between two editors on the same edits."""
+"""Intervals of means over edits, and of differences between two editors on the same edits.
+
+Shares have Wilson's interval (E. B. Wilson, JASA 1927), which says something at 0 and 100 % as well, where a bootstrap is of no
+width. An edit's probes are not independent of each other, so that its `n` is a number of edits, not of probes: as many as would
+vary by themselves as much as these do. Harmonic means, costs and differences are bootstrapped over edits; where all resamples
+agree, what Wilson's interval leaves open takes their place. Below `FEWEST` edits there is no interval.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +16,15 @@ import numpy as np
 
 RESAMPLES = 2000
 BOUNDS = (2.5, 97.5)
+Z = 1.959964
+"""Of a two-sided 95 % interval."""
+FEWEST = 5
+"""Edits below which no interval is given: even if all of them agree, half of all others could do otherwise."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over edits with its bootstrap 95 % interval. `n`: edits that have such probes."""
+    """A mean over edits with its 95 % interval, NaN where there are too few. `n`: edits that have such probes."""
 
     mean: float
     low: float
@@ -21,7 +32,19 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
+        if not self.has_interval:
+            return f"{100 * self.mean:.1f} (n = {self.n})"
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are enough edits to say how far off the mean may be."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of what a plot draws: the interval, or the mean alone where there is none."""
+        return (self.low, self.high) if self.has_interval else (self.mean, self.mean)
 
 
 Column = Mapping[str, float]
@@ -62,10 +85,36 @@ def harmonic(parts: np.ndarray) -> np.ndarray:
     return np.where((parts <= 0).any(axis=0), 0.0, found)
 
 
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that `n` independent trials gave; `n` need not be whole."""
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+    # at 0 and 1 the ends are these; rounding must not put them past it
+    return (0.0 if share <= 0 else max(0.0, centre - half)), (1.0 if share >= 1 else min(1.0, centre + half))
+
+
+def share_interval(values: np.ndarray) -> Estimate:
+    """The mean of (n,) shares, one for each edit, NaN left out, with Wilson's interval.
+
+    Shares of several probes vary less than all-or-nothing ones of the same mean, as if there were more edits: by as much `n` is
+    raised, which their variance tells. Where they do not vary at all, it is not.
+    """
+    values = values[~np.isnan(values)]
+    n = len(values)
+    mean = float(values.mean()) if n else float("nan")
+    if n < FEWEST:
+        return Estimate(mean, math.nan, math.nan, n)
+    share = min(max(mean, 0.0), 1.0)
+    most = share * (1 - share)
+    varies = (float(((values - mean) ** 2).sum()) + most) / n  # as if one more edit had been all or nothing
+    trials = n * max(1.0, most / varies) if varies > 0 else n
+    return Estimate(mean, *wilson(share, trials), n)
+
+
 def interval(point: float, samples: np.ndarray, n: int) -> Estimate:
     """An estimate from its resampled values; resamples that held no such probe are left out."""
     samples = samples[~np.isnan(samples)]
-    if not len(samples):
-        return Estimate(float(point), float("nan"), float("nan"), n)
+    if not len(samples) or n < FEWEST:
+        return Estimate(float(point), math.nan, math.nan, n)
     low, high = np.percentile(samples, BOUNDS)
     return Estimate(float(point), float(low), float(high), n)

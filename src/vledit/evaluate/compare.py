@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UnknownNameError
-from .bootstrap import RESAMPLES, draws, harmonic, interval, matrix, means, resampled
-from .metrics import HARMONIC, Record, by_record, by_variant, last
+from .bootstrap import RESAMPLES, draws, harmonic, interval, matrix, means, resampled, wilson
+from .metrics import COSTS, HARMONIC, Record, by_record, by_variant, last
 
 SAME = ("fingerprint", "weights", "dtype", "benchmark", "split", "protocol", "metrics", "devqa")
 """Fields of the manifest in which two runs have to agree for their difference to be one of editors alone."""
@@ -22,7 +22,8 @@ class Difference:
 
     Args:
         first, second: the means.
-        difference, low, high: second − first with its 95 % interval.
+        difference, low, high: second − first with its 95 % interval; NaN with too few edits for one. Shares that do not differ in
+            any edit have the interval that so many edits leave open, not one of no width.
         p: two-sided bootstrap p-value, at least 1 / (resamples + 1).
         n: edits in common.
     """
@@ -38,8 +39,8 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether 0 lies outside the interval; with one edit nothing is."""
-        return self.n > 1 and (self.low > 0 or self.high < 0)
+        """Whether 0 lies outside the interval; with too few edits for one nothing is."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ def _difference(name: str, points: np.ndarray, samples: np.ndarray, n: int) -> D
     away = np.round(samples[1] - samples[0], 12)  # equal means may have been added up in another order
     away = away[~np.isnan(away)]
     estimate = interval(float(points[1] - points[0]), away, n)
+    low, high = estimate.low, estimate.high
+    if low == high and name not in COSTS:  # the edits in which they differ are none of n, or all alike
+        open_to = wilson(0.0, n)[1]
+        low, high = low - open_to, high + open_to
     # how often chance alone goes the other way (or nowhere), both sides
     beyond = min((away <= 0).sum(), (away >= 0).sum())
     p = min(1.0, 2 * (beyond + 1) / (len(away) + 1))
-    return Difference(name, float(points[0]), float(points[1]), estimate.mean, estimate.low, estimate.high, float(p), n)
+    return Difference(name, float(points[0]), float(points[1]), estimate.mean, low, high, float(p), n)

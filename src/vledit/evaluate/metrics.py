@@ -8,11 +8,14 @@
 - `<cell>_top10`: EasyEdit's image locality, for comparison: share of equal places in the ten likeliest tokens before and after
   (`easyeditor.util.multimodal.topk_token_match`, k=10; there over every position of the sequence, here over those that
   predict the base's answer, because the prompt's are hardly touched by any edit and only dilute the figure).
+- `retained`: in sequences and batches, the share of the edits made so far whose own question still gets the new answer.
+- `<metric>_seen`, `_held_out`: of drawings that the base's training saw, and of those it did not (tag "seen"); `_recognised`: of
+  pictures that the base names rightly; `_same_answer`: of probes that the base answers as it did the edited question.
 - `portability`: the probe's own answer (VLKEB).  `HM`: harmonic mean of text and image generality and near-locality `preserved`.
 - `devqa_<class>_…`: De-VQA's classes (`devqa.py`); `blindness`: see `blindness.py` (from records: `table`).
 - `seconds_per_edit`, `bytes_per_edit`: from the records (`table`).
 
-All with bootstrap 95 % intervals over edits.
+All with 95 % intervals over edits (`bootstrap`).
 """
 
 from __future__ import annotations
@@ -20,17 +23,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .blindness import by_case as blindness_by_case
-from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means, resampled
+from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means, resampled, share_interval
 from .devqa import class_columns
 from .outcomes import Outcome
 
-VERSION = "2"
+VERSION = "3"
 
 Record = dict[str, Any]
 """As `results.read_results` gives them: variant, case, after, edit, outcomes, ..."""
@@ -69,12 +72,33 @@ def top10(outcome: Outcome) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """`score` averaged over the probes of one cell (None: of the whole family) of each edit, then over edits."""
+    """`score` averaged over the probes of one cell (None: of the whole family) of each edit, then over edits.
+
+    Args:
+        only: (tag, value) of the probes that count; None: all.
+    """
 
     name: str
     family: str
     cell: str | None
     score: Callable[[Outcome], float]
+    only: tuple[str, str] | None = None
+
+    def counts(self, outcome: Outcome) -> bool:
+        """Whether this probe is one of those."""
+        return self.only is None or outcome.tags.get(self.only[0]) == self.only[1]
+
+
+SEEN = {"seen": ("seen", "yes"), "held_out": ("seen", "no")}
+ALIKE = {"same_answer": ("same_answer", "yes")}
+PARTS: Mapping[tuple[str, str], Mapping[str, tuple[str, str]]] = {
+    ("generality", "image"): {**SEEN, "recognised": ("recognised", "yes")},
+    ("locality", "near_image"): {**SEEN, **ALIKE},
+    ("locality", "random_image"): SEEN,
+    ("locality", "other_question"): ALIKE,
+    ("locality", "other_subject"): ALIKE,
+}
+"""Cells whose `exact` metric is given for a part of the probes as well: end of the name → the tag that they have."""
 
 
 def of_cell(family: str, cell: str) -> tuple[Metric, ...]:
@@ -87,9 +111,12 @@ def of_cell(family: str, cell: str) -> tuple[Metric, ...]:
             "not_edited_answer_token": not_edited_answer_token,
             "top10": top10,
         }
-        return tuple(Metric(f"{cell}_{name}", family, cell, score) for name, score in scores.items())
-    name = "reliability" if family == "reliability" else f"{cell}_{family}"
-    return (Metric(name, family, cell, edited_answer), Metric(f"{name}_token", family, cell, edited_answer_token))
+        found = tuple(Metric(f"{cell}_{name}", family, cell, score) for name, score in scores.items())
+    else:
+        name = "reliability" if family == "reliability" else f"{cell}_{family}"
+        found = (Metric(name, family, cell, edited_answer), Metric(f"{name}_token", family, cell, edited_answer_token))
+    parts = PARTS.get((family, cell), {})
+    return (*found, *(replace(found[0], name=f"{found[0].name}_{end}", only=tag) for end, tag in parts.items()))
 
 
 _STANDARD = (
@@ -100,7 +127,10 @@ _STANDARD = (
     ("locality", "text"),
     ("locality", "random_image"),
     ("locality", "other_question"),
+    ("locality", "same_answer"),
+    ("locality", "other_subject"),
     ("locality", "black"),
+    ("locality", "no_image"),
 )
 METRICS: tuple[Metric, ...] = tuple(
     sorted(
@@ -115,8 +145,11 @@ _WHOLE = (
 )
 HARMONIC = ("text_generality", "image_generality", "near_image_preserved")
 """HM's parts (methods.md, section 3)."""
+RETAINED = "retained"
 COSTS = ("seconds_per_edit", "bytes_per_edit")
 """Smaller is better for these; they are no shares."""
+NO_SHARES = (*COSTS, "blindness")
+"""Bootstrapped as they are: the last is the difference of two shares."""
 
 
 def metrics_of(cells: Iterable[tuple[str, str]]) -> tuple[Metric, ...]:
@@ -140,7 +173,7 @@ def by_edit(outcomes: Iterable[Outcome], metrics: Sequence[Metric] | None = None
         for (family, cell), cases in cells.items():
             if family == metric.family and metric.cell in (None, cell):
                 for case, found in cases.items():
-                    of_case[case].extend(metric.score(outcome) for outcome in found)
+                    of_case[case].extend(metric.score(outcome) for outcome in found if metric.counts(outcome))
         values = {case: sum(kept) / len(kept) for case, scores in of_case.items() if (kept := _present(scores))}
         if values:
             table[metric.name] = values
@@ -162,7 +195,7 @@ def estimates(
     resamples: int = RESAMPLES,
     metrics: Sequence[Metric] | None = None,
 ) -> dict[str, Estimate]:
-    """Every metric (or these) and HM with bootstrap 95 % intervals over edits (cases resampled with replacement)."""
+    """Every metric (or these) and HM with 95 % intervals over edits (`bootstrap`)."""
     return estimated(by_edit(outcomes, metrics), seed, resamples)
 
 
@@ -171,24 +204,38 @@ def estimated(
 ) -> dict[str, Estimate]:
     """As `estimates`, from metric name → case id → value; HM is added where its parts are there."""
     cases = sorted({case for column in table.values() for case in column})
-    drawn = draws(len(cases), seed, resamples)
     values = matrix(list(table.values()), cases)
-    samples = dict(zip(table, resampled(values, drawn), strict=True))
-    result = {
-        name: interval(float(point), samples[name], len(table[name]))
-        for name, point in zip(table, means(values), strict=True)
-    }
+    result = {}
+    for name, column in zip(table, values, strict=True):
+        result[name] = share_interval(column)
+    drawn = draws(len(cases), seed, resamples)
+    for name in NO_SHARES:
+        if name in table:
+            column = matrix([table[name]], cases)[0]
+            result[name] = interval(float(means(column)), resampled(column, drawn), len(table[name]))
     if all(name in result for name in HARMONIC):
-        point = harmonic_mean([result[name].mean for name in HARMONIC])
-        whole = sum(all(case in table[name] for name in HARMONIC) for case in cases)
-        result["HM"] = interval(point, harmonic(np.stack([samples[name] for name in HARMONIC])), whole)
+        result["HM"] = _harmonic(matrix([table[name] for name in HARMONIC], cases), drawn)
     return result
+
+
+def _harmonic(parts: np.ndarray, drawn: np.ndarray) -> Estimate:
+    """HM of (parts, cases), bootstrapped; where all resamples agree, between the HMs of the parts' own ends."""
+    whole = int((~np.isnan(parts)).all(axis=0).sum())
+    points = means(parts)
+    found = interval(harmonic_mean(list(points)), harmonic(resampled(parts, drawn)), whole)
+    if found.low != found.high:
+        return found
+    ends = [share_interval(part) for part in parts]
+    return replace(found, low=harmonic_mean([e.low for e in ends]), high=harmonic_mean([e.high for e in ends]))
 
 
 def by_record(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """As `by_edit`, from records as `read_results` gives them, with the costs of each edit."""
     records = list(records)
     table = by_edit(outcome for record in records for outcome in record["outcomes"]) | blindness_by_case(records)
+    several = any(record.get("protocol", "single") != "single" or record.get("after", 1) > 1 for record in records)
+    if several and "reliability" in table:
+        table = {RETAINED: table["reliability"], **table}
     made = {record["case"]: record["edit"] for record in records if record.get("edit")}
     for name, field in zip(COSTS, ("seconds", "nbytes"), strict=True):
         values = {case: float(edit[field]) for case, edit in made.items() if edit.get(field) is not None}

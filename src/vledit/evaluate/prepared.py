@@ -55,6 +55,8 @@ class Asked:
         target: the answer that counts as new.
         base_answer: the base's greedy answer; None where no metric of this family asks for it.
         base_new, base_new_token: whether the base gives the target already, exactly and by tokens (NaN where not run).
+        recognised: whether the base gives the answer in the probe's tag "truth"; None where there is none.
+        edited: what the data set says that the base answers to the edited question.
     """
 
     family: str
@@ -65,10 +67,22 @@ class Asked:
     base_answer: str | None = None
     base_new: bool = False
     base_new_token: float = float("nan")
+    recognised: bool | None = None
+    edited: str = ""
 
     @property
     def is_locality(self) -> bool:
         return self.family == "locality"
+
+    def tags(self) -> dict[str, str]:
+        """The probe's tags and what was found out of the base: "recognised", "same_answer" (as the edited question's)."""
+        found = dict(self.probe.tags)
+        if self.recognised is not None:
+            found["recognised"] = "yes" if self.recognised else "no"
+        if self.is_locality and self.edited and self.base_answer is not None:
+            alike = self.base_answer.strip().casefold() == self.edited.strip().casefold()
+            found["same_answer"] = "yes" if alike else "no"
+        return found
 
 
 @dataclass
@@ -103,10 +117,11 @@ class PreparedCase:
     def of(cls, vlm: VLM, case: EditCase, layer: int, tokens: bool = True) -> PreparedCase:
         """The case with its probes in order and nothing run."""
         answer = case.request.answer
+        edited = case.base_answer
         asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question), answer)]
         for family, cell, index, probe in case.probes():
             target = probe.answer if family == "portability" and probe.answer else answer
-            asked.append(Asked(family, cell, index, probe, target))
+            asked.append(Asked(family, cell, index, probe, target, edited=edited))
         return cls(vlm, case, layer, asked, tokens)
 
     def __len__(self) -> int:
@@ -388,7 +403,7 @@ class PreparedCase:
                     "base_answer": one.base_answer or "",
                     "base_new": one.base_new,
                     "base_new_token": one.base_new_token,
-                    "tags": dict(one.probe.tags),
+                    "tags": one.tags(),
                 }
                 for one in self.asked
             ],

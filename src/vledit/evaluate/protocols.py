@@ -151,7 +151,7 @@ def outcomes_of(
                 entry=routed.entry,
                 readings=routed.readings,
                 base_answer=one.base_answer or "",
-                tags=dict(one.probe.tags),
+                tags=one.tags(),
                 question=one.probe.question,
                 target=one.target,
                 answer=prepared.answer([row], [acting[row]])[0] if written else "",

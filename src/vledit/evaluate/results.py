@@ -154,7 +154,8 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             head["end"] = record["end"]
     if head is None:
         raise InputError(f"results: {path} is empty; the run has not begun.")
-    return head, [_joined(record, head["bases"]) for record in records.values()]
+    protocol = head["manifest"].get("protocol", "single")
+    return head, [{"protocol": protocol, **_joined(record, head["bases"])} for record in records.values()]
 
 
 def _lines(path: Path) -> Iterator[bytes]:

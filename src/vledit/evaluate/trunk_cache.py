@@ -32,7 +32,7 @@ FORMAT = 5
 DEFAULT_GB = 8.0
 STALE_SECONDS = 3600
 _MASKS = ("prompt_mask", "visual_mask", "question_mask", "answer_mask", "has_image")
-_BASE = ("base_answer", "base_new", "base_new_token")
+_BASE = ("base_answer", "base_new", "base_new_token", "recognised")
 
 
 @dataclass

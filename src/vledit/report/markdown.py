@@ -26,7 +26,7 @@ from .why import PASSED, after, letter, sentence
 if TYPE_CHECKING:
     from ..evaluate.outcomes import Outcome
 
-RETAINED = ("reliability", "text_generality", "image_generality", "near_image_preserved", "text_preserved", "HM")
+RETAINED = ("retained", "text_generality", "image_generality", "near_image_preserved", "text_preserved", "HM")
 EXAMPLES = 20
 """Failing probes of each arm that are listed."""
 

@@ -45,8 +45,8 @@ def trade_off(arms: Sequence[Arm], generality: str, locality: str) -> Markup | N
     if not shown:
         return None
     pairs = [(arm.estimates[locality], arm.estimates[generality]) for arm in shown]
-    x = percent_scale([e.low for e, _ in pairs], LEFT, WIDTH - RIGHT)
-    y = percent_scale([e.low for _, e in pairs], HEIGHT - BOTTOM, TOP)
+    x = percent_scale([e.ends[0] for e, _ in pairs], LEFT, WIDTH - RIGHT)
+    y = percent_scale([e.ends[0] for _, e in pairs], HEIGHT - BOTTOM, TOP)
     parts = [frame(x, y, f"{spaced(locality)} (%)", f"{spaced(generality)} (%)"), _equal_means(x, y)]
     for arm, (across, up) in zip(shown, pairs, strict=True):
         px, py, colour = x(across.mean), y(up.mean), f"s{arm.series % SERIES}"
@@ -55,8 +55,8 @@ def trade_off(arms: Sequence[Arm], generality: str, locality: str) -> Markup | N
             tag(
                 "g",
                 tag("title", told),
-                tag("line", x1=x(across.low), x2=x(across.high), y1=py, y2=py, class_=f"whisker {colour}"),
-                tag("line", x1=px, x2=px, y1=y(up.low), y2=y(up.high), class_=f"whisker {colour}"),
+                tag("line", x1=x(across.ends[0]), x2=x(across.ends[1]), y1=py, y2=py, class_=f"whisker {colour}"),
+                tag("line", x1=px, x2=px, y1=y(up.ends[0]), y2=y(up.ends[1]), class_=f"whisker {colour}"),
                 marker(arm.series, px, py, 5.5, hollow=not arm.alone),
                 class_="arm",
                 data_arm=arm.index,
@@ -168,7 +168,7 @@ def _line(name: str, series: int, points: Sequence[tuple[float, Estimate]], y: S
     ]
     return tag(
         "g",
-        tag("path", d=band([(px, y(e.low), y(e.high)) for px, e in points]), class_=f"band {colour}"),
+        tag("path", d=band([(px, y(e.ends[0]), y(e.ends[1])) for px, e in points]), class_=f"band {colour}"),
         tag("path", d=path([(px, y(e.mean)) for px, e in points]), class_=f"line {colour}"),
         *spots,
         class_="arm",
@@ -184,7 +184,7 @@ def retention_plot(points: dict[int, dict[int, tuple[Arm, dict[str, Estimate]]]]
     numbers = sorted({n for row in found.values() for n, _, _ in row})
     most = max(numbers[-1], numbers[0] + 1)
     x = Scale(math.log10(numbers[0]) - 0.04, math.log10(most) + 0.04, LEFT, WIDTH - RIGHT)
-    y = percent_scale([e.low for row in found.values() for _, _, e in row], 260 - BOTTOM, TOP)
+    y = percent_scale([e.ends[0] for row in found.values() for _, _, e in row], 260 - BOTTOM, TOP)
     parts = [frame(x, y, "edits made before scoring", "%", [(math.log10(n), f"{n:,}") for n in _apart(numbers, x)])]
     for series, row in found.items():
         colour = f"s{series % SERIES}"
@@ -196,8 +196,8 @@ def retention_plot(points: dict[int, dict[int, tuple[Arm, dict[str, Estimate]]]]
                     "line",
                     x1=x(math.log10(n)),
                     x2=x(math.log10(n)),
-                    y1=y(e.low),
-                    y2=y(e.high),
+                    y1=y(e.ends[0]),
+                    y2=y(e.ends[1]),
                     class_=f"whisker {colour}",
                 ),
                 marker(series, x(math.log10(n)), y(e.mean), 4.5, hollow=not arm.alone),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("results.html.j2")
 LEADING = (4, 1)
 """Locality cells of either family that the leaderboard has; the tables below it have all."""
-RETAINED = ("reliability", "image_generality", "near_image_preserved", "HM")
+RETAINED = ("retained", "image_generality", "near_image_preserved", "HM")
 DRAWN = 8
 """Editors drawn in one radar: more cannot be told apart."""
 

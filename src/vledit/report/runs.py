@@ -142,8 +142,8 @@ def partial_metrics(outcomes: Sequence[Outcome]) -> set[str]:
     found = set()
     for metric in metrics_of(cells):
         own = [pair for pair in cells if pair[0] == metric.family and metric.cell in (None, pair[1])]
-        values = [metric.score(outcome) for pair in own for outcome in cells[pair]]
-        if sum(map(math.isnan, values)) > MOST_MISSING * len(values):
+        values = [metric.score(outcome) for pair in own for outcome in cells[pair] if metric.counts(outcome)]
+        if values and sum(map(math.isnan, values)) > MOST_MISSING * len(values):
             found.add(metric.name)
     return found
 

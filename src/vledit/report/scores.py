@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .runs import Arm, partial_metrics
+from .text import spaced
 from .why import ORDER, REASONS, letter
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ FIRST = {
     "locality": ("near_image", "other_question", "text", "random_image", "no_image", "black"),
 }
 """Cells in the order of tables; others follow by name."""
+ALL = (99, 99)
 KINDS = ("preserved", "not_edited_answer")
 """The two locality families (methods, section 3); never mixed."""
 
@@ -54,27 +56,38 @@ def cells_of(arms: Sequence[Arm], family: str | None = None) -> list[tuple[str, 
     return [pair for pair in cell_order(found) if family in (None, pair[0])]
 
 
-def metric_groups(arms: Sequence[Arm], token: bool = False, most: tuple[int, int] = (99, 99)) -> list[Group]:
+def metric_groups(arms: Sequence[Arm], token: bool = False, most: tuple[int, int] = ALL) -> list[Group]:
     """The metrics that there are numbers for, in groups.
 
     Args:
         token: teacher-forced token accuracies instead of exact matches.
-        most: how many locality cells of either family.
+        most: how many locality cells of either family; ALL: with the metrics of parts of the cells as well.
     """
     end = "_token" if token else ""
     known = {name for arm in arms for name in arm.estimates}
-    generality = [(f"{c}_generality{end}", c) for _, c in cells_of(arms, "generality")]
+    parts = part_names() if most == ALL and not token else []
+    generality = [
+        *((f"{c}_generality{end}", c) for _, c in cells_of(arms, "generality")),
+        *((name, spaced(name)) for name in parts if "_generality_" in name),
+    ]
     portability = [(f"{c}_portability{end}", c) for _, c in cells_of(arms, "portability")]
     local = [c for _, c in cells_of(arms, "locality")]
     groups = [
         ("", "", [("HM", "HM")] if not token else [("HM_token", "HM")]),
-        ("reliability", "gives the new answer to the edited question", [(f"reliability{end}", "edit")]),
+        (
+            "reliability",
+            "gives the new answer to the edited question; retained: all edits made so far still do",
+            [(f"reliability{end}", "edit"), *([] if token else [("retained", "retained")])],
+        ),
         ("generality", "gives the new answer to the same fact asked otherwise", generality),
         ("portability", "gives the answer that follows from the edit", [(f"portability{end}", "all"), *portability]),
         (
             "locality: preserved",
             "answers what the base answered",
-            [(f"{c}_preserved{end}", c) for c in local][: most[0]],
+            [
+                *[(f"{c}_preserved{end}", c) for c in local][: most[0]],
+                *((name, spaced(name)) for name in parts if "_preserved_" in name),
+            ],
         ),
         (
             "locality: not edited answer",
@@ -87,6 +100,13 @@ def metric_groups(arms: Sequence[Arm], token: bool = False, most: tuple[int, int
         groups.append(("locality: top 10", meaning, [(f"{c}_top10", c) for c in local][: most[1]]))
     kept = [Group(t, m, tuple(column for column in columns if column[0] in known)) for t, m, columns in groups]
     return [group for group in kept if group.columns]
+
+
+def part_names() -> list[str]:
+    """Names of the metrics that count a part of a cell's probes: seen drawings, pictures that the base recognises, ..."""
+    from ..evaluate.metrics import METRICS
+
+    return [metric.name for metric in METRICS if metric.only is not None]
 
 
 def base_estimates(arm: Arm) -> dict[str, Estimate]:
@@ -153,15 +173,14 @@ def retention(arms: Sequence[Arm]) -> dict[int, dict[int, tuple[Arm, dict[str, E
 
     An arm scored alone gives the point of one edit, where no sequence does.
     """
-    from ..evaluate.metrics import estimates
+    from ..evaluate.metrics import table
 
     found: dict[int, dict[int, tuple[Arm, dict[str, Estimate]]]] = {}
     for arm in sorted(arms, key=lambda a: a.alone):
         for made, records in arm.stages.items():
             points = found.setdefault(arm.series, {})
-            outcomes = [o for r in records for o in r["outcomes"]]
-            if outcomes and made not in points:
-                points[made] = (arm, estimates(outcomes))
+            if any(r["outcomes"] for r in records) and made not in points:
+                points[made] = (arm, table(records))
     return {series: dict(sorted(points.items())) for series, points in found.items() if len(points) > 1}
 
 

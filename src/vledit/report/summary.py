@@ -69,6 +69,8 @@ def _leaders(run: Run, arms: Sequence[Arm]) -> list[str]:
         return [f"{text}, and so has {second.name}."]
     apart = first.estimates["HM"].low > second.estimates["HM"].high
     verdict = "the intervals do not overlap" if apart else "the intervals overlap (vledit compare tests the difference)"
+    if not first.estimates["HM"].has_interval:
+        verdict = "too few edits to say more"
     return [
         f"{text}, the highest of {len(ranked)}; next is {second.name} with {percent(second.estimates['HM'])}; {verdict}."
     ]

@@ -57,11 +57,13 @@ def seconds(estimate: Estimate | None) -> str:
     """ "0.81 [0.75, 0.88]": a mean in seconds with its interval."""
     if estimate is None or math.isnan(estimate.mean):
         return "–"
+    if not estimate.has_interval:
+        return f"{estimate.mean:.2f}"
     return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def interval(estimate: Estimate) -> str:
     """ "[83.2, 87.5]"; empty where there is none."""
-    if math.isnan(estimate.low) or math.isnan(estimate.high):
+    if not estimate.has_interval:
         return ""
     return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
