@@ -98,3 +98,16 @@ def test_another_folder_is_a_run_of_its_own(toy, tmp_path):
     assert (tmp_path / "a" / artefact.MANIFEST).exists()
     assert run("--editor", "toy", "--out", str(tmp_path / "a"), "--steps", "9").exit_code == 2
     assert run("--editor", "toy", "--out", str(tmp_path / "a"), "--steps", "9", "--restart").exit_code == 0
+
+
+def test_the_cases_have_de_vqas_cells_where_they_are_asked_for(toy, monkeypatch):
+    seen = []
+
+    def cases(self, split):
+        seen.append(self.devqa)
+        return [case(i) for i in range(3)]
+
+    monkeypatch.setattr(BenchmarkFiles, "cases", cases)
+    assert run("--editor", "toy", "--devqa").exit_code == 0
+    assert run("--editor", "toy", "--restart").exit_code == 0
+    assert seen == ["all-MiniLM-L6-v2", ""]

@@ -15,7 +15,7 @@ from .conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HEAVY = ("data", "bench", "report", "compare", "choose-alpha", "model-card", "train-pocket")
+HEAVY = ("data", "analyze", "bench", "report", "compare", "choose-alpha", "model-card", "train-pocket")
 """Commands that need the network or minutes: only that they exist, with the options that are shown."""
 
 
@@ -47,7 +47,11 @@ def test_every_vledit_command_runs(cli: Cli):
         program, *arguments = shlex.split(command)
         if program == "vledit":
             heavy = arguments[0] in HEAVY
-            ran = cli(*arguments[: 2 if arguments[0] == "data" else 1], "--help") if heavy else cli(*arguments)
+            ran = (
+                cli(*arguments[: 2 if arguments[0] in ("data", "analyze") else 1], "--help")
+                if heavy
+                else cli(*arguments)
+            )
             assert ran.code == 0, f"{command}: {ran.err}"
             if heavy:
                 assert all(option in ran.out for option in arguments if option.startswith("--")), command

@@ -42,6 +42,13 @@ def fit(
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
     split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
+    devqa: Annotated[
+        bool,
+        typer.Option(
+            "--devqa",
+            help="Give every case De-VQA's cells, e.g. for the adversarial terms T1I3 (RI), T1I4 (NI), T2I2 (CI).",
+        ),
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: the editor's own.")] = None,
     save_every: Annotated[int | None, typer.Option(help="A checkpoint after so many steps.")] = None,
     set_: Annotated[
@@ -74,7 +81,8 @@ def fit(
     given = parse_settings(method.FitConfig, set_ or ())
     given |= {name: value for name, value in (("steps", steps), ("save_every", save_every)) if value is not None}
     method.FitConfig.from_settings(given)  # a mistake in it is told before the model is loaded
-    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    retriever = "all-MiniLM-L6-v2" if devqa else ""
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, retriever)
     cases = files.cases(split)
     import torch
 
