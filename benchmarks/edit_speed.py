@@ -1,7 +1,8 @@
 """Seconds and bytes per edit: trunk once and a tail per step, against the plain way, in one run.
 
 The plain way is what editing code commonly does: the whole model forward and backward, to the site's weights, at each of 50
-Adam steps, no early stop.  Both train the same site on the same answers; both must end with the new answer.
+Adam steps, no early stop.  As a user makes an edit, the model rephrases the question first; that takes time, too.
+Both train the same site on the same answers; both must end with the new answer.
 
     .venv/bin/python benchmarks/edit_speed.py [--edits 3] [--json out.json]
 """
@@ -13,6 +14,7 @@ import json
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,12 @@ def main() -> None:
     model = vledit.load(options.model)
     cases = icons.load_edits("test")[: options.edits]
     rows: dict[str, dict[str, Any]] = {}
-    for name in ("full", "span"):
-        method = editor("balancedit", transformation=name, rephrase="supplied")
+    for name, rephrase in (("full", "auto"), ("full", "supplied"), ("span", "auto"), ("span", "supplied")):
+        method = editor("balancedit", transformation=name, rephrase=rephrase)
         method.edit(model.vlm, cases[-1].request)  # caches that all later edits share
-        edits = [method.edit(model.vlm, case.request) for case in cases]
-        rows[f"balancedit {name}"] = {
+        asked = [case.request if rephrase == "supplied" else replace(case.request, rephrases=()) for case in cases]
+        edits = [method.edit(model.vlm, request) for request in asked]
+        rows[f"balancedit {name}, {'rephrase supplied' if rephrase == 'supplied' else 'as a user makes it'}"] = {
             "seconds": [e.report.seconds for e in edits],
             "bytes": statistics.mean(e.entry.transformation.nbytes + e.entry.key.nbytes for e in edits),
             "steps": statistics.mean(e.report.steps for e in edits),
