@@ -179,7 +179,7 @@ def okedit(
         return
     _writable(out)
     studio = Studio(picture_model(image_model, settings), steps["picture"], kept, seed, price_picture)
-    looking = _verifier(verifier or model, device, dtype, batch, endpoint, kept)
+    looking = _verifier(verifier or model, device, dtype, batch, concurrency, endpoint, kept)
     meaning = _meaning(encoder, looking)
     with _progress([chat.cost, studio.cost]) as step:
         construction = Construction(
@@ -232,7 +232,7 @@ def _writable(out: Path) -> None:
         raise InputError(f"out: '{out}' is a file. Give a folder.")
 
 
-def _verifier(name: str, device: str, dtype: str, batch: int, endpoint: Any, store: Any) -> Any:
+def _verifier(name: str, device: str, dtype: str, batch: int, concurrency: int, endpoint: Any, store: Any) -> Any:
     """The model that looks at pictures.  Raises: see `load`."""
     from dataclasses import replace
 
@@ -243,7 +243,7 @@ def _verifier(name: str, device: str, dtype: str, batch: int, endpoint: Any, sto
     url, _, model = name.partition("#")
     if not model:
         raise InputError(f"verifier: '{name}' names no model. Write it behind the address: {name}#MODEL.")
-    return EndpointVerifier(replace(endpoint, url=url, model=model, temperature=0.0, max_tokens=64), store)
+    return EndpointVerifier(replace(endpoint, url=url, model=model, temperature=0.0, max_tokens=64), store, concurrency)
 
 
 def _meaning(encoder: str | None, verifier: Any) -> Any:

@@ -99,7 +99,7 @@ def test_only_what_the_verifier_sees_rightly_is_accepted_and_nothing_is_lost(tmp
 
 
 def test_a_second_run_asks_nothing_and_gives_the_same_bytes(tmp_path: Path):
-    source = write_source(tmp_path / "source", 12)
+    source = write_source(tmp_path / "source", 8)
     with serving(TROUBLE) as server:
         build(source, server.url, tmp_path / "store", tmp_path / "first", concurrency=1)
         asked = server.paths.total()
@@ -112,7 +112,7 @@ def test_a_second_run_asks_nothing_and_gives_the_same_bytes(tmp_path: Path):
 
 
 def test_no_object_and_no_picture_is_in_two_splits(tmp_path: Path):
-    source = write_source(tmp_path / "source", 30)
+    source = write_source(tmp_path / "source", 20)
     with serving() as server:
         build(source, server.url, tmp_path / "store", tmp_path / "out")
     things: dict[str, set[str]] = {}
@@ -152,7 +152,7 @@ KILLS = 50
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_50_times_it_gives_the_bytes_of_an_undisturbed_run(tmp_path: Path):
-    source = write_source(tmp_path / "source", 8)
+    source = write_source(tmp_path / "source", 5)
     port = tmp_path / "port"
     faults = {"malformed": 0.3, "wrong": 0.25, "limited": 0.1, "refused": 0.05, "slow": 0.01}
     command = [sys.executable, "-m", "tests.data.build.scripted_server", str(port), json.dumps(faults)]
@@ -184,7 +184,7 @@ def finish(source: Path, url: str, folder: Path, kill_after: float | None) -> bo
     child = os.fork()
     if child == 0:
         try:
-            build(source, url, folder / "store", folder / "out")
+            build(source, url, folder / "store", folder / "out", wants=Wants(2, 2, 2, 0, 4))
             os._exit(0)
         except BaseException:
             os._exit(1)

@@ -60,10 +60,12 @@ class PictureModel(Protocol):
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """Args:
-    size: pixels wide and high. steps: of diffusion. batch: pictures at once.
-    retries, timeout, rate, key_variable: of an endpoint; see `chat.Endpoint`.
-    price: dollars a picture. device, dtype: of a pipeline.
+    """How pictures are made.
+
+    Args:
+        size: pixels wide and high. steps: of diffusion. batch: a pipeline's pictures at once.
+        retries, timeout, rate, concurrency, key_variable: of an endpoint; see `chat.Endpoint`.
+        price: dollars a picture. device, dtype: of a pipeline.
     """
 
     size: int = 512

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,16 +50,16 @@ class ModelVerifier:
 class EndpointVerifier:
     """A model behind an OpenAI-compatible endpoint that takes pictures (`vledit serve`, vLLM, a provider's)."""
 
-    together = 1
-
-    def __init__(self, endpoint: Endpoint, store: Store):
-        self.endpoint, self.about = endpoint, endpoint.about()
+    def __init__(self, endpoint: Endpoint, store: Store, concurrency: int = 4):
+        self.endpoint, self.about, self.concurrency = endpoint, endpoint.about(), concurrency
+        self.together = 4 * concurrency
         self._chat = Chat(endpoint, store)
 
     def answers(self, asked: Sequence[tuple[Path | None, str]]) -> list[str]:
         """See `Verifier`.  Raises: MissingDataError where there is no reply after all retries."""
         try:
-            return [self._one(path, question) for path, question in asked]
+            with ThreadPoolExecutor(self.concurrency, "vledit-verifier") as pool:
+                return list(pool.map(self._one, *zip(*asked, strict=True))) if asked else []
         except NoReply as error:
             raise MissingDataError(f"verifier: {error}. What is done so far is kept.") from error
 
