@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, MissingDataError
+from .paths import local
 
 CONFIG_FILE = "adapter_config.json"
 OURS = "VLEDIT"
@@ -26,7 +27,7 @@ def resolve(name: str, adapter: str | Path | None = None) -> tuple[str, str | No
         InputError: two adapters, a folder that names no base, or edits of this package in the place of an adapter.
         MissingDataError: there is no such adapter.
     """
-    folder = Path(name).expanduser()
+    folder = local(name)
     own = folder / CONFIG_FILE
     if adapter is not None:
         if own.is_file() and not (folder / "config.json").is_file():
@@ -47,7 +48,7 @@ def resolve(name: str, adapter: str | Path | None = None) -> tuple[str, str | No
 
 
 def _checked(adapter: str | Path) -> str:
-    folder = Path(adapter).expanduser()
+    folder = local(adapter)
     if folder.is_file():
         raise InputError(f"adapter: '{adapter}' is a file; give the folder that holds {CONFIG_FILE}.")
     if folder.is_dir():

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import adapters
+from . import adapters, hub
 from . import quantization as quantizing
 from .errors import InputError, MissingDataError, UnfitModelError, UnknownNameError
+from .paths import local
 from .vlm import registry
 
 if TYPE_CHECKING:
@@ -73,13 +74,33 @@ def load_vlm(
     trust_remote_code: bool = False,
 ) -> VLM:
     """Loads the frozen model by itself; see `load`."""
+    from .vlm.surroundings import lasting
+
+    asked = {
+        "name_or_path": str(name_or_path),
+        "device": device,
+        "dtype": dtype,
+        "max_answer_tokens": max_answer_tokens,
+        "quantization": quantization,
+        "device_map": device_map,
+        "adapter": None if adapter is None else str(adapter),
+        "trust_remote_code": trust_remote_code,
+    }
+    vlm = lasting(_load_vlm)(asked)
+    vlm.loaded_by = asked | {name: _absolute(asked[name]) for name in ("name_or_path", "adapter")}
+    return vlm
+
+
+def _load_vlm(asked: dict[str, Any]) -> VLM:
+    """`load_vlm`, its arguments by name."""
     from .vlm.base import VLM
 
+    name, device, dtype, quantization = (asked[key] for key in ("name_or_path", "device", "dtype", "quantization"))
+    device_map, adapter, trust_remote_code = (asked[key] for key in ("device_map", "adapter", "trust_remote_code"))
     torch_device, torch_dtype = parse_device(device), parse_dtype(dtype)
     quantizing.check(quantization)
     if device_map is not None and device not in ("cpu", "auto"):
         raise InputError(f"device_map: given together with device '{device}'. Give one of the two.")
-    name = str(name_or_path)
     base, added = adapters.resolve(name, adapter)
     adapters.check(added)
     source, config, family = read_config(base, trust_remote_code)
@@ -112,10 +133,16 @@ def load_vlm(
     if added is not None:
         model = _read(f"{base} + {added}", added, adapters.attach, model, added)
         name = name if adapter is None else f"{name} + {adapter}"
-    vlm = VLM(model, processor, family, name, max_answer_tokens)
+    vlm = VLM(model, processor, family, name, asked["max_answer_tokens"])
     if placed:
         _check_placement(vlm)
     return vlm
+
+
+def _absolute(name: str | None) -> str | None:
+    """The name, as it is understood in any working folder."""
+    folder = None if name in (None, POCKET) else local(name)
+    return name if folder is None or not folder.exists() else str(folder.absolute())
 
 
 def read_config(name: str, trust_remote_code: bool = False) -> tuple[str, Any, Family]:
@@ -201,7 +228,7 @@ def _source(name: str) -> str:
         return str(ensure_pocket(progress=True))
     if not name.strip():
         raise InputError("model: the name is empty. Give a name (see `vledit models`), a folder or a Hugging Face id.")
-    path = Path(name).expanduser()
+    path = local(name)
     if path.is_dir():
         return _folder(name, path)
     if path.is_file():
@@ -239,13 +266,20 @@ def _folder(name: str, path: Path) -> str:
 
 def _read(name: str, source: str, read: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls a `from_pretrained`, turning what goes wrong into words about the model."""
+    local = Path(source).is_dir()
+    offline = "" if local else hub.trouble()
     try:
-        return read(*args, **kwargs)
+        with hub.only_what_is_here(bool(offline)):
+            return read(*args, **kwargs)
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise whatever the many readers behind `from_pretrained` raise
+        if offline:
+            raise MissingDataError(
+                f"model '{name}': '{source}' is not in Hugging Face's cache, and {offline}. Check the network, or give the "
+                f"folder of a checkpoint.{_near_id(source)}"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        local = Path(source).is_dir()
         where = f"folder '{source}'" if local else f"'{source}' (Hugging Face)"
         hint = "" if local else _near_id(source)
         raise MissingDataError(f"model '{name}': cannot be read from {where}: {reason}{hint}") from error

@@ -208,3 +208,69 @@ class TestKeys:
     def test_lazy_and_none(self):
         assert picture_key(Lazy(None, key="thing/7")) == "thing/7"
         assert picture_key(None) == "none"
+
+
+class TestWhatPillowTakes:
+    """Files as they are open, addresses of local files, the home folder."""
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "a picture #1.png"
+        path.write_bytes(saved(Image.new("RGB", (3, 2), RED)))
+        return path
+
+    def test_an_open_file_can_be_given_again(self, file):
+        with file.open("rb") as stream:
+            for _ in range(2):
+                assert open_picture(stream).getpixel((0, 0)) == RED
+            assert not stream.closed
+        assert open_picture(io.BytesIO(file.read_bytes())).size == (3, 2)
+
+    def test_a_stream_that_cannot_go_back_is_read_once(self, file):
+        class Stream(io.RawIOBase):
+            def __init__(self):
+                self.left = file.read_bytes()
+
+            def read(self, size=-1):
+                found, self.left = self.left, b""
+                return found
+
+        assert open_picture(Stream()).getpixel((0, 0)) == RED
+
+    def test_addresses_and_home(self, file, monkeypatch):
+        monkeypatch.setenv("HOME", str(file.parent))
+        for given in (file.as_uri(), f"file://localhost{file.as_uri()[7:]}", f"~/{file.name}"):
+            assert open_picture(given).getpixel((0, 0)) == RED
+
+    def test_any_path_like(self, file):
+        class Where:
+            def __fspath__(self):
+                return str(file)
+
+        assert open_picture(Where()).getpixel((0, 0)) == RED
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ("https://example.org/a.png", "is a web address"),
+            ("HTTP://example.org/a.png", "is a web address"),
+            ("s3://bucket/a.png", "is an address that is not read"),
+            ("ftp://example.org/a.png", "is an address that is not read"),
+            ("data:image/png;base64,AAAA", "is an address that is not read"),
+            ("file://elsewhere/a.png", "names the computer 'elsewhere'"),
+            ("file:///no/such.png", "there is no file"),
+            ("a\0b", "NUL"),
+            (io.StringIO("text"), "binary mode"),
+            (io.BytesIO(), "gives no bytes"),
+            (io.BytesIO(b"no picture"), "not a picture in a known format"),
+        ],
+    )
+    def test_refusals(self, given, says):
+        with pytest.raises(PictureError, match=says):
+            open_picture(given)
+
+    def test_a_closed_file(self, file):
+        with file.open("rb") as stream:
+            pass
+        with pytest.raises(PictureError, match="cannot be read"):
+            open_picture(stream)

@@ -12,11 +12,14 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
+from ..copies import packed_codebook
 from ..data.cache import write_atomic
 from ..errors import InputError
+from ..paths import local, output_file
 from .draft import Draft, find, retire, settle
 from .entry import BY_HAND, Entry
 from .export import as_json
@@ -79,7 +82,7 @@ class Codebook:
         Raises: ModelMismatchError for another model's file; CodebookError for one that is missing, not a codebook,
             damaged, of a newer schema, or locked; each message says what to do.
         """
-        opened = Store(Path(path), readonly=readonly, dtype=dtype)
+        opened = Store(local(path), readonly=readonly, dtype=dtype)
         try:
             if fingerprint is not None:
                 opened.require_model(fingerprint, model_name)
@@ -97,8 +100,11 @@ class Codebook:
     ) -> Codebook:
         """Make an empty codebook file and open it.  Raises: CodebookError where `path` exists or cannot be written."""
         check_dtype(dtype)
-        create(Path(path), fingerprint, model_name)
+        create(local(path), fingerprint, model_name)
         return cls.open(path, fingerprint, model_name, dtype=dtype, compete=compete)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return packed_codebook(self)
 
     @property
     def path(self) -> Path | None:
@@ -348,7 +354,7 @@ class Codebook:
             overwrite: replace what is there. Processes that have it open keep seeing the old file.
         Raises: CodebookError where `path` exists, or cannot be written.
         """
-        target = Path(path)
+        target = local(path)
         check_dtype(dtype)
         if self.path is not None and target.exists() and target.samefile(self.path):
             if dtype is not None:
@@ -362,9 +368,10 @@ class Codebook:
 
     def export(self, path: str | Path, *, tensors: bool = False) -> Path:
         """Write everything as readable JSON, whole or not at all; see `export.as_json`."""
+        target = output_file(path, "export")
         document = as_json(self._entries.values(), self._events, self.model_name, self.fingerprint, tensors)
-        write_atomic(Path(path), (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())
-        return Path(path)
+        write_atomic(target, (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())
+        return target
 
     @contextlib.contextmanager
     def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CodebookError
+from ..paths import reason
 from .entry import Entry, now
 from .store import APPLICATION_ID, SCHEMA, Event, Store, advice
 
@@ -85,8 +86,11 @@ def _writing_beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     except (OSError, sqlite3.Error) as error:
-        reason = advice(error, path, "written") if isinstance(error, sqlite3.Error) else str(error)
-        raise CodebookError(f"'{path}' could not be written: {reason}") from error
+        if isinstance(error, sqlite3.Error):
+            raise CodebookError(f"'{path}' could not be written: {advice(error, path, 'written')}") from error
+        raise CodebookError(
+            f"'{path}' could not be written ({reason(error)}). Give the path of a file in a folder that you can write to."
+        ) from error
     finally:
         for left in (temporary, Path(f"{temporary}-journal")):
             with contextlib.suppress(OSError):

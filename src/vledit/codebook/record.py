@@ -188,6 +188,7 @@ def _tensor_of(data: bytes, manifest: Mapping[str, Any]) -> Tensor:
     import torch
 
     dtype = getattr(torch, manifest["dtype"])
-    if not data:
-        return torch.empty(manifest["shape"], dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(manifest["shape"])
+    with torch.inference_mode(False):  # it is kept, and may enter a computation with gradient later
+        if not data:
+            return torch.empty(manifest["shape"], dtype=dtype, device="cpu")
+        return torch.frombuffer(bytearray(data), dtype=dtype).reshape(manifest["shape"])

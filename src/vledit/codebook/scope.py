@@ -230,7 +230,7 @@ def pool_key(
         raise InputError(f"x: (B, T, H) with masks (B, T) is wanted, not {tuple(x.shape)} and {tuple(mask.shape)}.")
     if key_tokens == "prompt+answer":
         mask = mask.bool() | prompt_mask.bool()
-    keys = torch.empty(x.shape[0], x.shape[2], dtype=torch.float32)
+    keys = torch.empty(x.shape[0], x.shape[2], dtype=torch.float32, device="cpu")
     for row in range(x.shape[0]):
         where = mask[row].nonzero().flatten()
         where = where[-1:] if key_tokens == "last" else where

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..vlm.base import VLM, Site
+from ..vlm.surroundings import lasting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,7 @@ QUESTIONS = (
 COLOURS = ((0, 0, 0), (255, 255, 255), (200, 60, 50), (60, 120, 200), (90, 160, 80))
 
 
+@lasting
 def measure(vlm: VLM, site: Site, count: int) -> Tensor:
     """(count, in) float32, orthonormal rows: the mean input and the largest principal directions of the site's inputs.
 

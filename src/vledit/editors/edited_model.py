@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from .. import copies
 from ..codebook import Codebook, Decision
 from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, UnknownNameError
+from ..paths import local, output_folder
 from ..vlm.acting import VISION, acting, is_vision
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
@@ -92,6 +94,15 @@ class EditedModel:
         held = [f"{len(self.codebook.active())} entries", f"{len(self.weights)} weight edits"]
         held += [f"{len(memory)} of {name}" for name, memory in self.memories.items()]
         return f"EditedModel({self.vlm.name!r}, {', '.join(held)})"
+
+    def __copy__(self) -> EditedModel:
+        return copies.shallow_copy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EditedModel:
+        return copies.deep_copy(self, memo)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return copies.rebuilt, (type(self), *copies.state(self))
 
     # --- editing ----------------------------------------------------------------------------------------------------
 
@@ -363,8 +374,7 @@ class EditedModel:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the edits (not the base) into `folder`: the codebook, and always-on edits under PEFT's file names."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = output_folder(folder, "save_pretrained")
         with self.vlm.lock:
             self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
             always_on.save(folder, self.weights, self.vlm.fingerprint, self.vlm.name)
@@ -383,12 +393,13 @@ class EditedModel:
 
         Raises: ModelMismatchError on another base; CodebookError where files are missing or damaged.
         """
-        weights = always_on.load(Path(folder), vlm.fingerprint, vlm.name)
-        book = Codebook.open(Path(folder) / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name)
+        folder = local(folder)
+        weights = always_on.load(folder, vlm.fingerprint, vlm.name)
+        book = Codebook.open(folder / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name)
         memories = {}
-        for name in _saved(Path(folder)):
-            memories[name] = _empty_memory(vlm, name, Path(folder))
-            memories[name].load(Path(folder) / MEMORIES / name)
+        for name in _saved(folder):
+            memories[name] = _empty_memory(vlm, name, folder)
+            memories[name].load(folder / MEMORIES / name)
         return cls(vlm, book, weights, memories)
 
     def merge(self) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..codebook import FullTransformation, SpanTransformation, Transformation
 from ..errors import EditFailedError, InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
+from ..vlm.surroundings import lasting
 from ..vlm.tail import SiteTail
 from .base import EditorConfig, setting
 from .common_directions import measure, reader
@@ -130,6 +131,7 @@ def train_site(
     return fitted
 
 
+@lasting
 def fit(
     tail: SiteTail,
     kind: str,
@@ -151,11 +153,12 @@ def fit(
     shape = tail.shape
     change: Transformation
     if kind == "full":
-        learned = torch.zeros(shape, device=site_inputs.device, requires_grad=True)
+        learned = torch.zeros(shape, dtype=torch.float32, device=site_inputs.device, requires_grad=True)
         change = FullTransformation(learned)
     elif kind == "span":
         rows = basis(site_inputs) if basis is not None else site_inputs / site_inputs.pow(2).sum(1, keepdim=True)
-        learned = torch.zeros(shape[0], len(rows), device=site_inputs.device, requires_grad=True)
+        sizes = (shape[0], len(rows))
+        learned = torch.zeros(sizes, dtype=torch.float32, device=site_inputs.device, requires_grad=True)
         change = SpanTransformation(learned, rows)
     else:
         raise UnknownNameError("transformation", kind, TRANSFORMATIONS)

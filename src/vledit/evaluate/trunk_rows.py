@@ -83,7 +83,7 @@ class TrunkRows:
                 members, idle = [*members, *idle], []
                 found = self._logits(vlm, trunk, sites, {i: of_row[row] for row, i in members})
                 where = {i: place for place, (_, i) in enumerate(members)}
-                places = torch.tensor([where.get(int(i), -1) for i in trunk.encoded.target_rows])
+                places = torch.tensor([where.get(int(i), -1) for i in trunk.encoded.target_rows], device="cpu")
                 kept = (places >= 0).to(found.device)
                 yield [row for row, _ in members], found[kept], trunk.encoded.targets[kept], places[places >= 0]
 

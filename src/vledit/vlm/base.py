@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import copies
 from ..errors import InputError
 from . import generation, measures
 from .anatomy import dissect, module_at
@@ -30,6 +32,7 @@ from .pictures import open_picture
 from .places import Place, entering
 from .prompts import Prompt, Prompter
 from .site import BLOCK, ROLES, Site
+from .surroundings import lasting, made_ordinary, on_cpu_unless_named
 from .verify import Verified, score
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class VLM:
         max_answer_tokens: longer answers (end token included) are refused, and greedy answers are cut there.
 
     Attributes:
+        loaded_by: the arguments of `loading.load_vlm` that gave this model; None where it was made in another way.
         batch_tokens: how many tokens go through the trunk together where many prompts are run (`forest`); a GPU takes more.
 
     Raises:
@@ -58,11 +62,12 @@ class VLM:
     """
 
     batch_tokens: int = 1024
+    loaded_by: dict[str, Any] | None = None
 
     def __init__(
         self, model: nn.Module, processor: Any, family: Family, name: str | None = None, max_answer_tokens: int = 64
     ) -> None:
-        model = measures.bare(model)
+        model = made_ordinary(measures.bare(model))
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.family = family = family.complete(model, processor) if family.complete else family
@@ -86,6 +91,18 @@ class VLM:
 
     def __repr__(self) -> str:
         return f"VLM({self.name!r}, {self.family.title}, {self.n_layers} layers, {self.dtype}, {self.device})"
+
+    def __copy__(self) -> VLM:
+        return copies.shallow_copy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VLM:
+        with self.lock:
+            made = VLM(deepcopy(self.model, memo), self.processor, self.family, self.name, self.max_answer_tokens)
+        made.batch_tokens, made.loaded_by = self.batch_tokens, self.loaded_by
+        return made
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return copies.packed_model(self)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -117,7 +134,7 @@ class VLM:
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of class, configuration and weights; the same for every dtype the same weights are loaded in."""
-        return fingerprint(self.model)
+        return on_cpu_unless_named(fingerprint)(self.model)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -154,6 +171,7 @@ class VLM:
         """The module that gives a site's output: a linear, whatever its class, or the whole MLP block."""
         return self.site_place(site).exit
 
+    @lasting
     def site_shape(self, site: Site | str) -> tuple[int, int]:
         """(out, in): how many numbers leave the site and enter it, at every token.
 
@@ -186,6 +204,7 @@ class VLM:
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
+    @lasting
     def prompt(self, question: str, with_image: bool = True) -> Prompt:
         """The tokenised prompt of one question; where the number of visual tokens depends on the picture, with those of
         a black picture of the model's own input size."""
@@ -203,6 +222,7 @@ class VLM:
         """
         return self._prompter.answer(self.prompt(question, with_image), answer)
 
+    @lasting
     def read_pictures(self, image: object, question: str) -> PictureInputs:
         """What the model takes of one row's pictures.
 
@@ -216,6 +236,7 @@ class VLM:
         pictures = [open_picture(one) for one in images]
         return read_row(self.family, self.processor, self.model.config, pictures, question)
 
+    @lasting
     def encode(
         self,
         images: Sequence[object],
@@ -257,6 +278,7 @@ class VLM:
             encoded.soft = torch.cat([some.to(self.device) for some in soft or () if some is not None and len(some)])
         return encoded
 
+    @lasting
     def assemble(
         self, prompts: Sequence[Prompt], suffixes: Sequence[Sequence[int]], pictures: Sequence[PictureInputs]
     ) -> Encoded:
@@ -315,6 +337,7 @@ class VLM:
             "position_ids": inputs["position_ids"],
         }
 
+    @lasting
     def trunk(self, encoded: Encoded, layer: int) -> Trunk:
         """Runs everything below decoder layer `layer` (negative counts from the end), without gradient."""
         layer = Site(layer, BLOCK).resolve(self.n_layers).layer
@@ -326,6 +349,7 @@ class VLM:
             hidden, calls = record_calls(lambda: forward(**inputs, use_cache=False), list(self.layers)[layer:], end)
         return Trunk(layer, hidden, calls, encoded)
 
+    @on_cpu_unless_named
     def run_layers(self, trunk: Trunk, hidden: Tensor, start: int, stop: int | None = None) -> Tensor:
         """`hidden` (B, T, H) entering decoder layer `start` → what enters layer `stop`, or leaves the last one.
 
@@ -336,6 +360,7 @@ class VLM:
             hidden = trunk.call(index).run(self.layers[index], hidden)
         return hidden
 
+    @lasting
     def raise_trunk(self, trunk: Trunk, layer: int) -> Trunk:
         """The trunk of a higher layer, from that of a lower one; base weights, without gradient."""
         layer = Site(layer, BLOCK).resolve(self.n_layers).layer
@@ -344,6 +369,7 @@ class VLM:
             hidden = self.run_layers(trunk, trunk.hidden, trunk.layer, layer)
         return Trunk(layer, hidden, trunk.calls[layer - trunk.layer :], trunk.encoded)
 
+    @lasting
     def site_input(self, trunk: Trunk, site: Site | str) -> Tensor:
         """(B, T, in): what enters the site; base weights, without gradient."""
         site = self.resolve_site(site)
@@ -353,6 +379,7 @@ class VLM:
             entered = entering(*call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_place(site).entry))
         return entered.reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
 
+    @lasting
     def site_output(self, trunk: Trunk, site: Site | str) -> Tensor:
         """(B, T, out): what leaves the site; base weights, without gradient."""
         site = self.resolve_site(site)
@@ -361,6 +388,7 @@ class VLM:
             trunk.calls[0].run(self.layers[site.layer], trunk.hidden)
         return place.read(left["out"]).reshape(*trunk.hidden.shape[:2], -1)
 
+    @on_cpu_unless_named
     def head(
         self,
         trunk: Trunk,
@@ -398,6 +426,7 @@ class VLM:
         if layer < trunk.layer:
             raise InputError(f"site: layer {layer} lies below the trunk, which starts at layer {trunk.layer}.")
 
+    @lasting
     def site_tail(self, trunk: Trunk, site: Site | str) -> SiteTail:
         """The part of the model above a site, prepared for training a transformation on the batch's answers."""
         from .tail import SiteTail
@@ -406,6 +435,7 @@ class VLM:
 
     # --- answers ------------------------------------------------------------------------------------------------
 
+    @on_cpu_unless_named
     def verify(self, batch: Encoded | Trunk, site: Site | str | None = None, transforms: Transforms = None) -> Verified:
         """One teacher-forced pass over prompt + answer + EOS: would greedy decoding give exactly this answer?
 
@@ -423,6 +453,7 @@ class VLM:
             trunk = batch if isinstance(batch, Trunk) else self.trunk(batch, site.layer)
             return score(self.head(trunk, site, transforms, positions=encoded.predict_mask), encoded)
 
+    @on_cpu_unless_named
     def answer(
         self,
         images: Sequence[object],
@@ -439,6 +470,7 @@ class VLM:
         """
         return self.answer_encoded(self.encode(images, questions), max_new_tokens, transforms, site)
 
+    @on_cpu_unless_named
     def answer_encoded(
         self,
         encoded: Encoded,

@@ -20,6 +20,7 @@ from ..errors import InputError
 from . import generation
 from .encoded import Encoded
 from .hooks import prompt_embedded
+from .surroundings import on_cpu_unless_named
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -28,6 +29,7 @@ _LENGTHS = ("max_new_tokens", "max_length", "generation_config")
 _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens")
 
 
+@on_cpu_unless_named
 def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
     """What `generate` gives for a batch of prompts: token ids (B', ·), prompt and answer, left-padded as the prompts are.
 
@@ -78,6 +80,8 @@ def _completed(vlm: VLM, encoded: Encoded, settings: dict[str, Any]) -> dict[str
         # a placeholder that is generated, or proposed by an assistant, would be taken for one more picture
         "suppress_tokens": [vlm.image_token_id],
     }
+    if settings.get("stop_strings") is not None or getattr(settings.get("generation_config"), "stop_strings", None):
+        own["tokenizer"] = vlm.tokenizer
     if not any(settings.get(name) is not None for name in _LENGTHS):
         own["max_new_tokens"] = vlm.max_answer_tokens
     if prompter.family.end_of_answer:

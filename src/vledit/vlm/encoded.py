@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .prompts import Prompt
+from .surroundings import on_cpu_unless_named
 
 CACHE = "past_key_values"
 """By this name layers are given the cache of keys and values."""
@@ -134,6 +135,7 @@ class Encoded:
         """Those of `model_inputs` that belong to pictures."""
         return {name: self.model_inputs[name] for name in self.picture_sizes}
 
+    @on_cpu_unless_named
     def select(self, rows: Sequence[int] | Tensor) -> Encoded:
         """The same with only these rows, in this order (padding is kept)."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.prompt_mask.device)
@@ -188,6 +190,7 @@ class Trunk:
         """How the model calls decoder layer `layer` (0-based, not below the trunk's own)."""
         return self.calls[layer - self.layer]
 
+    @on_cpu_unless_named
     def select(self, rows: Sequence[int] | Tensor) -> Trunk:
         """The same with only these rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.hidden.device)

@@ -122,7 +122,7 @@ class Forest:
             encoded, starts = self._encode(trees)
             trunk = vlm.trunk(encoded, 0)
             length = encoded.input_ids.shape[1]
-            seen = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
+            seen = torch.eye(length, dtype=torch.bool, device="cpu").repeat(len(trees), 1, 1)
             for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
                 seen[row, start:, start:] = tree.sees()
             calls = Masks(encoded, seen.to(vlm.device), vlm).put_in(trunk.calls)

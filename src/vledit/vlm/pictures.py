@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..data.case import LazyPicture
-from ..errors import PictureError
+from ..errors import InputError, PictureError
+from ..paths import local
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -33,7 +36,8 @@ def open_picture(source: object, max_megapixels: float = MAX_MEGAPIXELS) -> PILI
     animation the first frame.
 
     Args:
-        source: a `PIL.Image.Image`, a path, the bytes of a picture file, or a `LazyPicture`.
+        source: a `PIL.Image.Image`, a path (`~` and `file://` URLs too), an open binary file, the bytes of a picture file,
+            or a `LazyPicture`.
 
     Returns:
         a new picture of mode RGB, decoded. A picture that is RGB and upright already comes back as it is.
@@ -73,8 +77,8 @@ def picture_key(source: object) -> str:
 
 
 def _name(source: object) -> str:
-    if isinstance(source, str | Path):
-        return f"'{source}'"
+    if isinstance(source, str | os.PathLike):
+        return f"'{os.fspath(source)}'"
     if isinstance(source, Image.Image):
         return f"the given picture ({source.mode}, {source.size[0]}×{source.size[1]})"
     if isinstance(source, LazyPicture):
@@ -89,10 +93,10 @@ def _open(source: object, name: str) -> PILImage:
         return source.open()
     if isinstance(source, bytes | bytearray | memoryview):
         stream: Path | io.BytesIO = io.BytesIO(bytes(source))
-    elif isinstance(source, str | Path):
-        if str(source).startswith(("http://", "https://")):
-            raise PictureError(f"image: {name} is a web address. Download it and give the file's path.")
-        stream = Path(source).expanduser()
+    elif callable(getattr(source, "read", None)):
+        stream = _read(source, name)
+    elif isinstance(source, str | os.PathLike):
+        stream = _path(os.fspath(source), name)
         if stream.is_dir():
             raise PictureError(f"image: {name} is a folder. Give the path of one picture file.")
         if not stream.exists():
@@ -101,8 +105,8 @@ def _open(source: object, name: str) -> PILImage:
             raise PictureError(f"image: {name} is an empty file.")
     else:
         raise PictureError(
-            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, the bytes of a "
-            "picture file, or None for a question without a picture."
+            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, an open binary file, the "
+            "bytes of a picture file, or None for a question without a picture."
         )
     try:
         return Image.open(stream)
@@ -110,6 +114,36 @@ def _open(source: object, name: str) -> PILImage:
         raise PictureError(
             f"image: {name} is not a picture in a known format. Give a PNG, JPEG, WebP or the like."
         ) from None
+
+
+def _path(given: str | bytes, name: str) -> Path:
+    text = os.fsdecode(given)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)  # one letter is a drive
+    kind = scheme[1].lower() if scheme and not Path(text).exists() else "file"
+    if kind in ("http", "https"):
+        raise PictureError(f"image: {name} is a web address. Download it and give the file's path.")
+    if kind != "file" and (text.startswith(f"{scheme[1]}://") or kind == "data"):  # type: ignore[index]
+        raise PictureError(f"image: {name[:60]} is an address that is not read. Give a file's path, or its bytes.")
+    try:
+        return local(text)
+    except (InputError, RuntimeError) as error:  # RuntimeError: ~ where there is no home
+        raise PictureError(f"image: {error}") from None
+
+
+def _read(source: Any, name: str) -> io.BytesIO:
+    """An open file from where it stands, as Pillow reads it, but it is left open and rewound: it can be given again."""
+    try:
+        start = source.tell() if source.seekable() else None
+        data = source.read()
+        if start is not None:
+            source.seek(start)
+    except (OSError, ValueError, AttributeError) as error:
+        raise PictureError(f"image: {name} cannot be read ({error}). Give an open binary file.") from None
+    if not isinstance(data, bytes | bytearray):
+        raise PictureError(f"image: {name} gives text. Open the file in binary mode, open(path, 'rb').")
+    if not data:
+        raise PictureError(f"image: {name} gives no bytes; is it at its end, or empty?")
+    return io.BytesIO(data)
 
 
 def _check_size(picture: PILImage, name: str, max_megapixels: float) -> None:

@@ -61,7 +61,7 @@ class Tree:
 
     def sees(self) -> Tensor:
         """(T, T) bool: which column sees which."""
-        seen = torch.eye(len(self), dtype=torch.bool)
+        seen = torch.eye(len(self), dtype=torch.bool, device="cpu")
         for column, parent in enumerate(self.parents):
             if parent >= 0:
                 seen[column] |= seen[parent]
