@@ -151,8 +151,6 @@ def read_config(name: str, trust_remote_code: bool = False) -> tuple[str, Any, F
     Raises: as `load`.
     """
     source = _source(adapters.resolve(name)[0])
-    if not Path(source).is_dir():
-        _require_reachable(name, source)
     # classes of our own have to be known to transformers before it reads a config
     for known in registry.family_names():
         if prepare := registry.family(known).prepare:
@@ -198,26 +196,6 @@ def _refuse_remote_code(name: str, source: str, trusted: bool) -> None:
 def _carries_code(source: str, file: str) -> bool:
     path = Path(source) / file
     return path.is_file() and "auto_map" in path.read_text(encoding="utf-8", errors="replace")
-
-
-CONNECT_SECONDS = 5.0
-"""How long a server may take to answer before it counts as out of reach."""
-
-
-def _require_reachable(name: str, source: str) -> None:
-    """Raises: MissingDataError at once where a model is neither on this machine nor to be had; transformers would try on."""
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
-
-    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(source, "config.json"), str):
-        return
-    try:
-        get_session().head(f"{constants.ENDPOINT}/{source}/resolve/main/config.json", timeout=CONNECT_SECONDS)
-    except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise MissingDataError(
-            f"model '{name}': it is not on this machine, and {constants.ENDPOINT} cannot be reached ({reason}). Connect to "
-            f"the network, or give a local folder.{_near_id(source)}"
-        ) from None
 
 
 def _source(name: str) -> str:
