@@ -26,6 +26,7 @@ from ..vlm.acting import VISION, acting, is_vision
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
 from ..vlm.pictures import open_picture
+from ..vlm.surroundings import on_cpu_unless_named
 from ..vlm.verify import score
 from . import weights as always_on
 from .answering import NOTHING, CodebookRouting, Deciders, decide, forced, merged, one_kind, run
@@ -106,6 +107,7 @@ class EditedModel:
 
     # --- editing ----------------------------------------------------------------------------------------------------
 
+    @on_cpu_unless_named
     def edit(
         self,
         request: EditRequest | Iterable[EditRequest],
@@ -266,10 +268,12 @@ class EditedModel:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
+    @on_cpu_unless_named
     def answer(self, image: object | None, question: str, max_new_tokens: int | None = None) -> Answer:
         """The greedy answer to one question about a picture (or None), with its explanation."""
         return self.answers([image], [question], max_new_tokens)[0]
 
+    @on_cpu_unless_named
     def answers(
         self, images: Sequence[object | None], questions: Sequence[str], max_new_tokens: int | None = None
     ) -> list[Answer]:
@@ -286,6 +290,7 @@ class EditedModel:
                 found |= {row: Answer(text, one) for row, text, one in zip(rows, texts, decisions, strict=True)}
         return [found[row] for row in range(len(questions))]
 
+    @on_cpu_unless_named
     def verify(self, images: Sequence[object | None], questions: Sequence[str], answers: Sequence[str]) -> Verified:
         """Would the greedy answers be exactly these?  Without generating; decided on the prompts alone."""
         images, questions = _batch(images, questions)
@@ -299,6 +304,7 @@ class EditedModel:
             ]
         return merged(parts)
 
+    @on_cpu_unless_named
     def route(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Decision]:
         """What is decided for each request, without answering."""
         return [effect.decision for effect in self.effects(images, questions)]
@@ -324,6 +330,7 @@ class EditedModel:
         with acting(self.vlm, [effect.changes for effect in effects], encoded):
             yield
 
+    @on_cpu_unless_named
     def generate(self, images: Sequence[object | None], questions: Sequence[str], **settings: Any) -> Any:
         """Hugging Face's `generate` with any decoding strategy; decided on the prompt, the decision kept throughout.
 
@@ -372,6 +379,7 @@ class EditedModel:
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
+    @on_cpu_unless_named
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the edits (not the base) into `folder`: the codebook, and always-on edits under PEFT's file names."""
         folder = output_folder(folder, "save_pretrained")
@@ -402,6 +410,7 @@ class EditedModel:
             memories[name].load(folder / MEMORIES / name)
         return cls(vlm, book, weights, memories)
 
+    @on_cpu_unless_named
     def merge(self) -> Any:
         """A copy of the Hugging Face model with the always-on edits added to its weights.
 

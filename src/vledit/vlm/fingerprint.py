@@ -81,13 +81,8 @@ def _packed(module: Any) -> list[tuple[str, Tensor]]:
         return []
     weight: Any = getattr(module, "weight", None)
     if callable(weight):
-<<<<<<< HEAD
         given: Any = weight()
         return [("weight", given)]
-=======
-        values: Any = weight()
-        return [("weight", values)]
->>>>>>> 49acbfd (Models as people hold them: edits within inference_mode and any default device or dtype, copies and pickles, open files and file:// as pictures, stop strings, one line where there is no network, errors that name the place that cannot be written)
     return sorted(module.named_buffers(recurse=False))
 
 

@@ -19,12 +19,8 @@ from .gradients import passing_gradients
 from .hooks import Transformation, recording, site_changed
 from .measures import is_plain
 from .places import is_gated, place, roles
-<<<<<<< HEAD
 from .site import BLOCK, LAYER, Site
-=======
-from .site import BLOCK, Site
 from .surroundings import on_cpu_unless_named
->>>>>>> 49acbfd (Models as people hold them: edits within inference_mode and any default device or dtype, copies and pickles, open files and file:// as pictures, stop strings, one line where there is no network, errors that name the place that cannot be written)
 
 if TYPE_CHECKING:
     from .base import VLM
