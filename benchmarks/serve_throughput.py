@@ -1,0 +1,87 @@
+"""Answers a second of a served `pocket`: one client after the other, 8 at once, with edits and without.
+
+    python benchmarks/serve_throughput.py --answers 64
+
+"One by one" is a single client that waits for each answer.  The three ways are run in turn, several rounds, on one warm
+server; what is compared are the medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from serving import Client, brand_pictures, served
+
+
+def rate(address: str, model: str, pictures: list[str], clients: int, answers: int, tokens: int) -> float:
+    """Answers a second."""
+    turn = iter(range(answers))
+    lock, failed = threading.Lock(), []
+
+    def work() -> None:
+        client = Client(address)
+        while True:
+            with lock:
+                number = next(turn, None)
+            if number is None:
+                return
+            more = {"max_tokens": tokens} if tokens else {}
+            status, text = client.ask(model, pictures[number % len(pictures)], **more)
+            if status != 200:
+                failed.append(text)
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise RuntimeError(failed[0])
+    return answers / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Prints a table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--answers", type=int, default=48, help="of each measurement")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--edits", type=int, default=20)
+    options.add_argument("--threads", type=int, default=1, help="of torch")
+    options.add_argument("--tokens", type=int, default=0, help="most tokens of an answer; 0: the server's own limit")
+    given = options.parse_args()
+    pictures = [url for _, url in brand_pictures(32)]
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), threads=given.threads) as (address, _):
+        client = Client(address)
+        for number in range(given.edits):
+            body = {"question": "What is this?", "answer": f"thing {number}", "image": pictures[number % len(pictures)]}
+            status, _, job = client.call("POST", "/v1/edits", {**body, "probes": "none", "id": f"e{number}"})
+            if status != 202 or client.job(job["id"])["status"] != "done":
+                raise RuntimeError(f"edit {number} failed: {job}")
+        ways = {
+            "one by one, no edits": ("pocket-base", 1),
+            "8 clients, no edits": ("pocket-base", 8),
+            f"one by one, {given.edits} edits": ("pocket", 1),
+            f"8 clients, {given.edits} edits": ("pocket", 8),
+        }
+        for model, clients in ways.values():
+            rate(address, model, pictures, clients, 8, given.tokens)  # warm
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(given.rounds):
+            for way, (model, clients) in ways.items():
+                rates[way].append(rate(address, model, pictures, clients, given.answers, given.tokens))
+        for way, found in rates.items():
+            print(f"{way:26} {statistics.median(found):7.2f} answers/s  (rounds {min(found):.2f} to {max(found):.2f})")
+        alone_base, many_base, alone, many = (statistics.median(found) for found in rates.values())
+        print(f"8 clients : one by one, with edits      {many / alone:.2f}")
+        print(f"8 clients : one by one, without edits   {many_base / alone_base:.2f}")
+        print(f"with edits : without, 8 clients         {many / many_base:.2f}")
+
+
+if __name__ == "__main__":
+    main()
