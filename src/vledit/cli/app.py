@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import VLEditError
+from ..errors import InputError, VLEditError
+from ..paths import reason
 from .output import emit, errors, wants_json
 
 GROUPS = (
@@ -36,6 +37,9 @@ INTERRUPTED = 130
 UNEXPECTED = 70
 """Exit code of a bug (`EX_SOFTWARE`); the codes of expected errors stand in `vledit.errors`."""
 
+UNUSABLE_PATH = InputError.exit_code
+"""Exit code where the system refuses a path."""
+
 
 class Commands(TyperGroup):
     """The root group: turns exceptions into messages and exit codes."""
@@ -50,6 +54,17 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             report("interrupted", "KeyboardInterrupt", wants_json(ctx))
             raise typer.Exit(INTERRUPTED) from error
+        except OSError as error:
+            # of a path that was given: a file where a folder is wanted, a place that cannot be written, a full disk
+            if ctx.params.get("debug") or error.filename is None or isinstance(error, BrokenPipeError):
+                raise
+            place = error.filename2 or error.filename
+            report(
+                f"'{place}' cannot be used ({reason(error)}). Give another path, one that you can read and write.",
+                type(error).__name__,
+                wants_json(ctx),
+            )
+            raise typer.Exit(UNUSABLE_PATH) from error
         except Exception as error:
             if ctx.params.get("debug") or not _is_bug(error):
                 raise
