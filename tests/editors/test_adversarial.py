@@ -140,3 +140,7 @@ def test_unchanged_the_divergence_is_nothing(companions: DevQA):
     assert all(abs(float(value)) < 1e-6 for value in probes.divergences(logits).values())
     assert probes.terms == ("RI", "NI", "CI")
     assert probes.trunk.encoded.has_image.tolist() == [True, False, True]
+    planned = plan(wrap_request(companions, REQUEST), tuple(TERMS))
+    forced = AdversarialProbes.of(vlm, planned, vlm.default_site.layer, REQUEST.answer)
+    tokens = vlm.answer_tokens(REQUEST.question, REQUEST.answer)
+    assert forced.trunk.encoded.targets.tolist() == tokens * 3

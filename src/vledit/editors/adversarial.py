@@ -104,7 +104,7 @@ class AdversarialProbes:
 
     Attributes:
         terms: of each row.
-        trunk: prompt and the base's own greedy answer behind it, a row for each probe.
+        trunk: prompt and the base's own greedy answer (or the answer that is forced) behind it, a row for each probe.
         base: (n, V) float32 log-probabilities of the base where these answers' tokens are predicted.
     """
 
@@ -113,10 +113,14 @@ class AdversarialProbes:
     base: Tensor
 
     @classmethod
-    def of(cls, vlm: VLM, planned: Mapping[str, Probe], layer: int) -> AdversarialProbes:
+    def of(cls, vlm: VLM, planned: Mapping[str, Probe], layer: int, forced: str = "") -> AdversarialProbes:
         """Asks the base, and runs what it says through the trunk up to decoder layer `layer`.
 
         The tokens that it generates are forced as they are, at most `LONGEST`.
+
+        Args:
+            forced: this answer is put behind every probe in place of the base's own.  With the edit's new answer, the
+                divergence also counts behind its first token, as `mend_adv` trains.
 
         Raises: InputError where nothing is planned.
         """
@@ -125,11 +129,15 @@ class AdversarialProbes:
         questions = [probe.question for probe in planned.values()]
         pictures = [vlm.read_pictures(probe.image, probe.question) for probe in planned.values()]
         prompts = [vlm._prompter.prompt(q, p.placeholders) for q, p in zip(questions, pictures, strict=True)]
-        with vlm.lock, torch.inference_mode():
-            inputs = vlm.language_inputs(vlm.assemble(prompts, [[]] * len(prompts), pictures))
-            said = generation.greedy(vlm.anatomy.causal, inputs, vlm._prompter, LONGEST)
-        ends, padding = vlm._prompter.end_ids, generation.pad_id(vlm.tokenizer, vlm._prompter.end_ids)
-        encoded = vlm.assemble(prompts, [_to_the_end(row, ends, padding) for row in said], pictures)
+        if forced:
+            suffixes = [vlm._prompter.answer(prompt, forced) for prompt in prompts]
+        else:
+            with vlm.lock, torch.inference_mode():
+                inputs = vlm.language_inputs(vlm.assemble(prompts, [[]] * len(prompts), pictures))
+                said = generation.greedy(vlm.anatomy.causal, inputs, vlm._prompter, LONGEST)
+            ends, padding = vlm._prompter.end_ids, generation.pad_id(vlm.tokenizer, vlm._prompter.end_ids)
+            suffixes = [_to_the_end(row, ends, padding) for row in said]
+        encoded = vlm.assemble(prompts, suffixes, pictures)
         trunk = vlm.trunk(encoded, layer)
         with torch.inference_mode(False), torch.no_grad():
             base = vlm.head(trunk, positions=encoded.predict_mask).float().log_softmax(-1)

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import InputError, UnknownNameError
+from .adversarial import TERMS as CELLS
 from .base import setting
 from .mend import Mend, MendFit, Term
 
 if TYPE_CHECKING:
     from .training.fitting import Fitting
-
-CELLS = {"RI": "T1I3", "CI": "T2I2", "NI": "T1I4"}
-"""Name of a term → the De-VQA cell that it is of."""
 
 
 @dataclass(frozen=True)
