@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..editors.answering import encode
 from ..editors.edited_model import EditedModel
+from ..vlm.acting import acting as changes_acting
 
 if TYPE_CHECKING:
     from ..data.case import EditRequest
@@ -24,8 +26,9 @@ def edited(vlm: VLM, variant: Variant, request: EditRequest) -> EditedModel:
 @contextmanager
 def acting(
     vlm: VLM, model: EditedModel | None, image: object, question: str, answer: str | None = None
-) -> Iterator[Encoded]:
-    """Gives the encoded prompt, one row; within the context the edits act on it as it was decided on the prompt alone.
+) -> Iterator[tuple[VLM, Encoded]]:
+    """Gives the model that answers (the base; another where an editor has one answer in its place) and the encoded prompt, one
+    row, with what an edit puts into it; within the context the edits act as it was decided on the prompt alone.
 
     Args:
         model: the edited model; None: the base.
@@ -33,10 +36,11 @@ def acting(
     """
     answers = None if answer is None else [answer]
     if model is None:
-        yield vlm.encode([image], [question], answers)
+        yield vlm, vlm.encode([image], [question], answers)
         return
     with vlm.lock:
-        decisions = model.route([image], [question])
-        encoded = vlm.encode([image], [question], answers)
-        with model._acting(decisions):
-            yield encoded
+        (effect,) = model.effects([image], [question])
+        answering = effect.responder or vlm
+        encoded = encode(answering, [image], [question], [effect], answers)
+        with changes_acting(answering, [effect.changes], encoded):
+            yield answering, encoded

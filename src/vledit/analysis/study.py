@@ -114,8 +114,8 @@ def attribution(
 
 def trace(vlm: VLM, model: EditedModel | None, asked: Asked, gamma: float = GAMMA, top_k: int = TOP_K) -> Attribution:
     """The attribution of one prompt with the edits acting (None: of the base)."""
-    with acting(vlm, model, asked.image, asked.question) as encoded:
-        return attribute(anatomise(vlm, encoded), gamma, top_k)
+    with acting(vlm, model, asked.image, asked.question) as (answering, encoded):
+        return attribute(anatomise(answering, encoded), gamma, top_k)
 
 
 MEASURES = ("shares", "pulls")
@@ -187,13 +187,13 @@ def _masked(
     vlm: VLM, model: EditedModel | None, asked: Asked, gamma: float, top_k: int, seed: str
 ) -> dict[str, Any] | None:
     """Way → figures; None where the answer cannot be forced behind the prompt."""
-    with acting(vlm, model, asked.image, asked.question) as encoded:
-        traced = attribute(anatomise(vlm, encoded), gamma, top_k)
-        (said,) = vlm.answer_encoded(encoded)
+    with acting(vlm, model, asked.image, asked.question) as (answering, encoded):
+        traced = attribute(anatomise(answering, encoded), gamma, top_k)
+        (said,) = answering.answer_encoded(encoded)
     try:
-        with acting(vlm, model, asked.image, asked.question, said) as encoded:
-            ways = masking_ways(traced, encoded, vlm.n_layers, seed)
-            kept = masking.hiding(vlm, encoded, list(ways.values()))
+        with acting(vlm, model, asked.image, asked.question, said) as (answering, encoded):
+            ways = masking_ways(traced, encoded, answering.n_layers, seed)
+            kept = masking.hiding(answering, encoded, list(ways.values()))
     except InputError:  # an empty answer, or one that holds what may not be typed
         return None
     return {name: asdict(one) for name, one in zip(ways, kept, strict=True)}
@@ -241,6 +241,9 @@ def masked_estimates(lines: Sequence[Mapping[str, Any]], variant: str, cell: str
     return estimated({way: {c: sum(v) / len(v) for c, v in cases.items()} for way, cases in table.items()})
 
 
+OTHER_PROMPT = "the edit changes the prompt, or another model answers: there are no tokens to compare one by one."
+
+
 # --- KL ---------------------------------------------------------------------------------------------------------------
 
 
@@ -263,11 +266,13 @@ def kl_study(
             key = f"{case.id}/{cell}"
             if key not in before:
                 before = {k: v for k, v in before.items() if k.startswith(f"{case.id}/")}
-                with acting(vlm, None, asked.image, asked.question) as encoded:
+                with acting(vlm, None, asked.image, asked.question) as (_, encoded):
                     before[key] = logits_everywhere(vlm, encoded)
-            with acting(vlm, model, asked.image, asked.question) as encoded:
-                found[cell] = asdict(kl.moved(before[key], logits_everywhere(vlm, encoded), encoded))
-        notes.append(name, case.id, kl=found)
+            with acting(vlm, model, asked.image, asked.question) as (answering, encoded):
+                if answering is vlm and len(before[key]) == encoded.input_ids.shape[1]:
+                    found[cell] = asdict(kl.moved(before[key], logits_everywhere(vlm, encoded), encoded))
+        failed = {} if found else {"error": OTHER_PROMPT}
+        notes.append(name, case.id, kl=found, **failed)
 
 
 def kl_estimates(lines: Sequence[Mapping[str, Any]], variant: str, cell: str) -> dict[str, Estimate]:
