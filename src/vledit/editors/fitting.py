@@ -99,6 +99,23 @@ def as_full(transformation: Transformation) -> FullTransformation:
     raise InputError(f"transformation: '{loaded.kind}' cannot be written as one matrix.")
 
 
+UNLEARNT = ("refuse", "keep")
+
+
+def unlearnt() -> str:
+    """The setting of methods that cannot always teach an answer; see `refuse_unlearnt`."""
+    return setting("refuse", "an edit whose answer was not learnt: refuse (an error) or keep (it counts as what it is)")
+
+
+def refuse_unlearnt(answer: str, steps: int, margin: float, what: str, advice: str) -> None:
+    """Raises: EditFailedError where the answer's weakest token does not lead and `what` is "refuse"."""
+    if margin <= 0 and what == "refuse":
+        raise EditFailedError(
+            f"answer: after {steps} steps the model does not answer {answer!r} (its weakest token trails by {-margin:.2f} "
+            f"logits). {advice}"
+        )
+
+
 def margins(logits: Tensor, targets: Tensor) -> Tensor:
     """(n, V) logits and (n,) targets → (n,) lead of each target over its strongest rival, in logits."""
     target = logits.gather(1, targets[:, None])[:, 0]
@@ -123,11 +140,8 @@ def train_site(
         basis=reader(measure(vlm, site, config.common_directions)) if spans else None,
         start=start,
     )
-    if not fitted.trained:
-        raise EditFailedError(
-            f"answer: after {fitted.steps} steps the model does not answer {answer!r} (its weakest token trails by "
-            f"{-fitted.margin:.2f} logits). Give more steps, a larger learning_rate, or a shorter answer."
-        )
+    advice = "Give more steps, a larger learning_rate, or a shorter answer."
+    refuse_unlearnt(answer, fitted.steps, fitted.margin, "refuse", advice)
     return fitted
 
 

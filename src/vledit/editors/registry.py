@@ -18,6 +18,12 @@ _OWN = {
         "a hypernetwork turns the answer's gradient into the edit, always on (Mitchell et al., ICLR 2022)",
     ),
     "mend_adv": ("vledit.editors.mend_adv:MendAdv", "mend with the adversarial locality loss of De-VQA, always on"),
+    "ft_v": ("vledit.editors.ft_v:VisionFineTune", "fine-tune of the vision side, always on (VLKEB, De-VQA)"),
+    "grace": (
+        "vledit.editors.grace:Grace",
+        "key, value and radius at one layer; the value takes the last prompt token's place (NeurIPS 2023)",
+    ),
+    "ike": ("vledit.editors.ike:Ike", "the fact, and demonstrations, stand in the prompt (Zheng et al., EMNLP 2023)"),
     "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
 }
 
