@@ -3,6 +3,7 @@
 #   make demo     change one fact in a real vision-language model and watch what happens
 #   make test     run the tests
 #   make check    lint, format, types
+#   make contract  every cell of the contract suite, of which make test runs a covering third
 #   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
 # PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check backbones format setup
+.PHONY: demo test contract check backbones format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -22,6 +23,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/vledit data build icons --only demo
 	$(BIN)/python -m pytest
+
+contract: $(STAMP)
+	$(BIN)/python -m pytest --whole tests/contract
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> tuple[Recorder, float]:
     recorder = Recorder()
     began = time.perf_counter()
     paths = [str(path) for path in sorted((ROOT / "tests" / "contract").glob("test_contract_*.py"))]
-    pytest.main(["-p", "no:cacheprovider", "--tb=short", *paths, *arguments], plugins=[recorder])
+    pytest.main(["-p", "no:cacheprovider", "--tb=short", "--whole", *paths, *arguments], plugins=[recorder])
     return recorder, time.perf_counter() - began
 
 

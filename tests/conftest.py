@@ -11,3 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # some tests fork
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    """`--whole`: all cells of the contract suite, not the covering choice of `make test`."""
+    parser.addoption("--whole", action="store_true", help="run every cell of the contract suite")

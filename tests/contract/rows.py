@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 from tests.vlm.models import FAMILIES, QUESTIONS, picture, tiny
@@ -21,6 +22,8 @@ from vledit.editors.edited_model import EditedModel
 from vledit.editors.fitting import as_full
 from vledit.editors.registry import editor
 from vledit.vlm import VLM
+from vledit.vlm.acting import VISION
+from vledit.vlm.hooks import site_changed
 
 REQUEST = EditRequest(picture(1), QUESTIONS[0], "two cups", ("What is shown in this picture?",))
 UNRELATED = (picture(9), QUESTIONS[2])
@@ -39,6 +42,8 @@ class EditorRow:
     name: str
     editor: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    without_picture: str = ""
+    """Why a question without a picture cannot be edited; empty where it can."""
 
     def method(self) -> Any:
         return editor(self.editor, **self.settings)
@@ -54,6 +59,14 @@ EDITORS = {
         EditorRow("balancedit-full", "balancedit", {**_FULL, **_SCOPE}),
         EditorRow("balancedit-span", "balancedit", {**_SPAN, **_SCOPE}),
         EditorRow("ft", "ft", _FULL),
+        EditorRow(
+            "ft_v",
+            "ft_v",
+            {"steps": 20, "learning_rate": 0.05, "unlearnt": "keep"},
+            without_picture="the vision side sees nothing of a question without a picture",
+        ),
+        EditorRow("grace", "grace", {"site": "-1.mlp.out", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
+        EditorRow("ike", "ike"),
     )
 }
 CELLS = [(family, name) for family in FAMILIES for name in EDITORS]
@@ -74,7 +87,22 @@ class Made:
 
     @property
     def gated(self) -> bool:
-        return self.edit.entry is not None
+        """Whether the edit leaves requests that it is not for to the base."""
+        return self.row.method().gated
+
+    @property
+    def always(self) -> bool:
+        """Whether it is a change of weights, which no decision comes before."""
+        return self.edit.weights is not None
+
+    def read(self, question: str) -> str:
+        """The question as the model reads it."""
+        return str(self.edit.payload.meta.get("before", "") if self.edit.payload else "") + question
+
+    def learnt(self) -> None:
+        """Skips the rest of a test where a model with random weights did not learn the answer by this method."""
+        if not self.edit.report.trained:
+            pytest.skip("does not apply: by this method a model with random weights does not learn the answer")
 
     def model(self) -> EditedModel:
         """A model of its own with the edit on it."""
@@ -94,15 +122,58 @@ def made(family: str, name: str) -> Made:
 
 
 @cache
-def changed_weights(family: str, name: str) -> EditedModel:
-    """The slow reference: a copy of the base whose weights really are those that the edit stands for."""
+def reference(family: str, name: str) -> Any:
+    """The slow reference, on a copy of the base: weights that really are those that the edit stands for, a prompt that really is
+    longer, an output that a hook by hand replaces."""
     one = made(family, name)
     vlm = copied(one.vlm)
+    if one.edit.payload is not None:
+        return LongerPrompts(vlm, one) if "before" in one.edit.payload.meta else ByHand(vlm, one.edit)
     changes = one.edit.weights or {one.edit.entry.site: one.edit.entry.transformation}  # type: ignore[union-attr]
     with torch.no_grad():
-        for site, change in changes.items():
-            vlm.site_module(site).weight.add_(as_full(change).weight_delta)
+        for point, change in changes.items():
+            if point.startswith(VISION):
+                weight = vlm.vision_linears()[point.removeprefix(VISION)].weight
+            else:
+                weight = vlm.site_weight(point)
+            weight.add_(as_full(change).weight_delta)
     return EditedModel(vlm)
+
+
+class LongerPrompts:
+    """The base, asked with what an edit puts before every question."""
+
+    def __init__(self, vlm: VLM, one: Made):
+        self.base, self.one = EditedModel(vlm), one
+
+    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
+        return self.base.generate(images, [self.one.read(question) for question in questions], **settings)
+
+    def answer(self, image: Any, question: str, most: int) -> Any:
+        return self.base.answer(image, self.one.read(question), most)
+
+
+class ByHand:
+    """The base with the output of a site replaced at the last prompt token, for every row."""
+
+    def __init__(self, vlm: VLM, edit: Edit):
+        self.base, self.edit = EditedModel(vlm), edit
+
+    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
+        vlm, payload = self.base.vlm, self.edit.payload
+        assert payload is not None
+        last, seen = vlm.encode(images, questions).prompt_mask.shape[1] - 1, [0]
+
+        def put(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            start = 0 if y.shape[1] > last else seen[0]  # without a cache every pass begins at the start
+            if start <= last < start + y.shape[1]:
+                y = y.clone()
+                y[:, last - start] = payload.tensors["value"]
+            seen[0] += y.shape[1]
+            return y
+
+        with site_changed(vlm, vlm.resolve_site(payload.meta["site"]), put):
+            return self.base.generate(images, questions, **settings)
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 
 from vledit.errors import InputError
 
-from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, changed_weights, logits
+from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, reference, logits
 
 
 def held(one, cell, rows=(0, 1, 2), **settings):
@@ -21,11 +21,11 @@ def held(one, cell, rows=(0, 1, 2), **settings):
     decisions = model.route(*zip(*requests, strict=True))
     found = asked(model, requests, **LONG, **settings).tolist()
     base = base_says(cell[0], rows, tuple(settings.items()))
-    changed = asked(changed_weights(*cell), requests, **LONG, **settings).tolist()
+    changed = asked(reference(*cell), requests, **LONG, **settings).tolist()
     for row, decision in enumerate(decisions):
-        acts = decision.fired or not one.gated
+        acts = decision.fired or one.always
         assert found[row] == (changed if acts else base)[row]
-    if rows[0] == 0:
+    if rows[0] == 0 and one.edit.report.trained:
         assert base[0] != changed[0]
 
 
@@ -101,7 +101,8 @@ def test_one_verified_pass_is_what_generate_gives(one):
     model = one.model()
     images, questions = zip(*ROWS, strict=True)
     texts = [answer.text for answer in model.answers(images, questions, LONG["max_new_tokens"])]
-    assert texts[0] == REQUEST.answer
+    if one.edit.report.trained:
+        assert texts[0] == REQUEST.answer
     for candidate in (REQUEST.answer, "a cat", "nothing at all"):
         verified = model.verify(images, questions, [candidate] * len(ROWS))
         assert verified.exact.tolist() == [text == candidate for text in texts]

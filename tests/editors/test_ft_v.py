@@ -62,7 +62,9 @@ def test_the_gradient_is_that_of_finite_differences(vlm):
 
 
 def test_no_steps_change_nothing_and_a_step_lowers_the_loss(vlm):
-    losses = [editor("ft_v", **{**KEEP, "steps": n, "learning_rate": 1e-3}).edit(vlm, REQUEST).report.loss for n in (0, 4)]
+    losses = [
+        editor("ft_v", **{**KEEP, "steps": n, "learning_rate": 1e-3}).edit(vlm, REQUEST).report.loss for n in (0, 4)
+    ]
     assert losses[1] < losses[0]
     model, base = EditedModel(vlm), EditedModel(vlm)
     model.edit(REQUEST, "ft_v", **{**KEEP, "steps": 0})

@@ -86,7 +86,9 @@ class VisionFineTune:
         """
         began = time.perf_counter()
         if request.image is None:
-            raise InputError("image: 'ft_v' changes how pictures are seen; it cannot edit a question without a picture.")
+            raise InputError(
+                "image: 'ft_v' changes how pictures are seen; it cannot edit a question without a picture."
+            )
         image = open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         encoded = vlm.encode([image], [request.question], [request.answer])

@@ -114,9 +114,10 @@ class Grace:
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
-        last = trunk.encoded.last_prompt_mask
-        key = vlm.site_input(trunk, site)[last][0].float()
-        first = vlm.site_output(trunk, site)[last][0].float()
+        # the key from a pass without the answer, as at inference: in half precision the answer behind it would move its last bits
+        asked = vlm.trunk(vlm.encode([image], [request.question]), site.layer)
+        key = vlm.site_input(asked, site)[asked.encoded.last_prompt_mask][0].float()
+        first = vlm.site_output(trunk, site)[trunk.encoded.last_prompt_mask][0].float()
         value, taken, loss, lead = self._train(vlm, trunk, site, first)
         refuse_unlearnt(request.answer, taken, lead, config.unlearnt, ADVICE)
         radius = config.radius if config.radius is not None else config.radius_scale * usual_distance(vlm, site)
@@ -192,7 +193,9 @@ class GraceMemory(Memory):
         id, inside = ball.value.edit.id, distance <= ball.radius
         side = "within" if inside else "outside of"
         text = f"euclidean distance {distance:.4g} is {side} its radius {ball.radius:.4g}"
-        text = f"Edit '{id}' answers: {text}." if inside else f"The base answers. The nearest edit is '{id}', but {text}."
+        text = (
+            f"Edit '{id}' answers: {text}." if inside else f"The base answers. The nearest edit is '{id}', but {text}."
+        )
         decision = decided(id if inside else None, text, id, distance=distance, radius=ball.radius, site=self.site)
         if not inside:
             return Effect(decision)

@@ -51,10 +51,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class IkeConfig(EditorConfig):
     """Settings of in-context editing."""
 
-    demonstrations: int = setting(0, "how many demonstrations stand before the fact; above 0 needs `vledit fit --editor ike`")
+    demonstrations: int = setting(
+        0, "how many demonstrations stand before the fact; above 0 needs `vledit fit --editor ike`"
+    )
     fitted: str = setting("", "folder of the demonstrations (`vledit fit --editor ike`); empty: the usual place")
     encoder: str = setting(DEFAULT, "sentence encoder that finds demonstrations, and the edit to cite")
-    picture_weight: float = setting(1.0, "weight of the pictures' cosine beside that of the questions, where both have one")
+    picture_weight: float = setting(
+        1.0, "weight of the pictures' cosine beside that of the questions, where both have one"
+    )
     gate: float | None = setting(None, "smallest mean cosine at which an edit is cited; none: always, as published")
     longest: int = setting(2500, "most characters before the question; the farthest demonstrations are left out whole")
 
