@@ -5,7 +5,7 @@ import pytest
 from .rows import CELLS, EDITORS, FAMILIES, made
 
 EVERY = 3
-"""Without `--whole` a third of the cells is run: every pair of family and editor, and every pair of editor and clause, is in it."""
+"""Without `--whole` a third of the cells is run, with every pair of family and editor and of editor and clause in it."""
 
 
 def pytest_collection_modifyitems(config, items):

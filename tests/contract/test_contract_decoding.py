@@ -11,7 +11,7 @@ import torch
 
 from vledit.errors import InputError
 
-from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, reference, logits
+from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, logits, reference
 
 
 def held(one, cell, rows=(0, 1, 2), **settings):

@@ -10,7 +10,7 @@ import torch
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
 
-from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, reference, hooks, logits, weights_digest
+from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, hooks, logits, reference, weights_digest
 
 ROUNDS = 100
 

@@ -1,8 +1,8 @@
 """`ft_v`: a fine-tune of the vision side, always on.
 
-Source: the baseline "FT (vis.)" of VLKEB (NeurIPS D&B 2024) and of De-VQA, Tables 2 to 4.  A few linears that carry the picture into
-the language model (the family's `vision_sites`: outputs of the last Q-Former layers, or the projector) are changed until the answer
-is given; the language model is not, so that a question without a picture is answered by the base's very bits.
+Source: the baseline "FT (vis.)" of VLKEB (NeurIPS D&B 2024) and of De-VQA, Tables 2 to 4.  A few linears that carry the picture
+into the language model (the family's `vision_sites`: outputs of the last Q-Former layers, or the projector) are changed until the
+answer is given; the language model is not, so that a question without a picture is answered by the base's very bits.
 """
 
 from __future__ import annotations
