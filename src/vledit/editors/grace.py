@@ -209,8 +209,8 @@ class GraceMemory(Memory):
 def place(keys: Sequence[Tensor], radii: Sequence[float], labels: Sequence[str]) -> list[tuple[int, float, int]]:
     """Alg. 1, edit after edit: (edit whose key it is, radius, edit whose value it gives) of every ball.
 
-    With d the distance to the nearest key: d > ε + ε_near: a ball of its own.  The same label and d > ε_near: the nearest grows to
-    d; with d ≤ ε_near it stays; in both cases it gives the newer edit's value.  Another label: the two share the room, d / 2 each.
+    With d the distance to the nearest: d > ε + ε_near: a ball of its own.  The same label and d > ε_near: the nearest grows to
+    d; with d ≤ ε_near it stays; both ways it gives the newer edit's value.  Another label: the two share the room, d / 2 each.
     """
     balls: list[list[Any]] = []
     for number, (key, radius, label) in enumerate(zip(keys, radii, labels, strict=True)):
