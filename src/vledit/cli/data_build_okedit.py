@@ -95,7 +95,7 @@ def okedit(
     ] = 1,
     similarity: Annotated[
         float, typer.Option(help="Smallest cosine of a rephrasing to its question.", rich_help_panel=WANT_PANEL)
-    ] = 0.4,
+    ] = 0.3,
     devqa: Annotated[
         bool,
         typer.Option("--devqa", help="Add the cells of De-VQA to every case.", rich_help_panel=WANT_PANEL),

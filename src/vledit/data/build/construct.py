@@ -40,7 +40,7 @@ class Wants:
     text_questions: int = 0
     tries: int = 20
     least: int = 1
-    similarity: float = 0.4
+    similarity: float = 0.3
     keep_unknown: bool = False
 
     def __post_init__(self) -> None:
