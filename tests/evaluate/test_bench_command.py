@@ -176,3 +176,23 @@ def test_a_leaderboard_of_three_can_be_read_on_a_terminal_of_80_columns():
     assert all(name in text for name in SHOWN)
     assert "…" not in text
     assert text.count("89.7") == 3 * len(SHOWN)
+
+
+def test_alpha_is_chosen_on_validation_and_never_on_test(cli, monkeypatch):
+    asked = []
+
+    def cases(wanted):
+        asked.append(wanted)
+        return [bench.asked(case(i), wanted) for i in range(3)]
+
+    monkeypatch.setattr(bench, "benchmark_cases", cases)
+    cli("choose-alpha", *SUPPLIED, "--samples", 1)
+    assert [wanted.split for wanted in asked] == ["validation"]
+
+
+def test_an_editor_is_given_no_rephrases_unless_they_are_asked_for():
+    with_them, without = (bench.asked(case(), bench.Wanted("icons", rephrases=how)) for how in ("supplied", "none"))
+    assert with_them.request.rephrases
+    assert without.request.rephrases == ()
+    assert bench.Wanted("icons").rephrases == "none"
+    assert without.generality == with_them.generality

@@ -101,6 +101,21 @@ def test_pairing_sees_what_two_separate_intervals_do_not(tmp_path):
     assert by_name(compare(groups["a"], groups["b"]))["text_generality"].significant
 
 
+def test_differences_are_paired():
+    """Edits of every difficulty, each a quarter better with B: what is the same for all is known exactly."""
+
+    def of(name, more):
+        outcomes = {
+            i: [outcome(f"{i}", "text", place < i % 4 + more, index=place) for place in range(4)] for i in range(40)
+        }
+        return name, [{"case": str(i), "after": 1, "outcomes": some} for i, some in outcomes.items()]
+
+    found = by_name(compare(of("a", 0), of("b", 1)))["text_generality"]
+    assert found.difference == pytest.approx(0.25)
+    assert found.low > 0.15  # two separate bootstraps would leave 0.09
+    assert found.high < 0.35
+
+
 def test_only_cases_in_common_count(tmp_path):
     first = write(tmp_path / "a.jsonl", {"e": 0.9}, count=30)
     second = write(tmp_path / "b.jsonl", {"e": 0.9}, count=30, start=20)

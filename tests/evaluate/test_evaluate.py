@@ -67,6 +67,26 @@ def test_scores_by_token_equal_the_whole_model(any_vlm):
     assert seen.changed_same == bool((before[:, 0] == after[:, 0]).all())
 
 
+def test_an_answer_that_goes_on_is_not_the_same(any_vlm, monkeypatch):
+    """Preserved is the whole answer, its end included: "a cat" is not "a cat and a dog"."""
+    prepared = prepare(any_vlm, case())
+    row = next(row for row, one in enumerate(prepared.asked) if one.is_locality)
+    prepared.asked[row].base_answer = "a cat"
+    prepared.run_trunks(prepared.sames, {row: "a cat"})
+    targets = any_vlm.encode([prepared.picture(row)], [prepared.asked[row].probe.question], ["a cat"]).targets
+    said = torch.nn.functional.one_hot(targets, any_vlm.anatomy.lm_head.out_features).float()
+    prepared.base_top[row] = said.topk(10, -1).indices
+    end = int(targets[-1])
+    assert end in any_vlm._prompter.end_ids or any_vlm.family.end_of_answer
+    places = torch.zeros(len(targets), dtype=torch.long)
+    for place, same in ((None, True), (len(targets) - 1, False), (0, False)):
+        logits = said.clone()
+        if place is not None:
+            logits[place] = torch.nn.functional.one_hot((targets[place] + 1) % logits.shape[1], logits.shape[1]).float()
+        monkeypatch.setattr(prepared.sames, "logits", lambda *_, found=logits: iter([([row], found, targets, places)]))
+        assert prepared.score_sames([row], [None])[row].exact is same
+
+
 def forced(vlm, probe, answer, change=None):
     """(logits (n, V), targets (n,)) of an answer put after its prompt."""
     encoded = vlm.encode([probe.image], [probe.question], [answer])

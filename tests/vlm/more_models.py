@@ -6,6 +6,8 @@ The true processors come with them, those of SmolVLM and InternVL less their par
 from __future__ import annotations
 
 import json
+import re
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -99,14 +101,14 @@ def gemma_tokenizer(**names: str) -> GemmaTokenizer:
 
 
 def qformer_tokenizer() -> PreTrainedTokenizerFast:
-    """As BERT's."""
+    """As BERT's; its vocabulary is fixed, because a trained one comes out differently from one process to another."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = sorted({word for line in TEXT for word in re.findall(r"[a-z]+|[^\sa-z]", line.lower())})
+    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+    vocabulary = {piece: place for place, piece in enumerate(dict.fromkeys([*specials, *pieces, *words]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        TEXT, trainers.WordPieceTrainer(vocab_size=200, special_tokens=specials, show_progress=False)
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

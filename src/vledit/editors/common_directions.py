@@ -1,12 +1,14 @@
 """What a site's inputs have in common, whatever is asked: the directions that a span transformation must not read.
 
 Activations share a few large directions.  A change ΔW = D X whose rows of X lie along them fires on everything; so X is made
-of what is left of each input once they are taken out (`methods.md`, section 6, and the table in `docs/experiments.md`).
+of what is left of each input once they are taken out (`methods.md`, section 6). How many are taken out was not tuned: there
+are no figures for other numbers.
 They are measured on a fixed list of everyday questions without pictures and with plain-coloured ones: no data set is needed.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,8 @@ def measure(vlm: VLM, site: Site, count: int) -> Tensor:
     site = vlm.resolve_site(site)
     kept = vlm.__dict__.setdefault("_common_directions", {})
     if (site, count) not in kept:
+        if sys.stderr.isatty():
+            print("span: measuring what all questions have in common, once for a loaded model …", file=sys.stderr)
         kept[site, count] = _measure(vlm, site, count)
     return kept[site, count]
 

@@ -65,6 +65,8 @@ class Family:
             number (soft-capping).
         decoding: (model, prompts) → a context around `generate`, where transformers does not decode it rightly by itself.
         image_size: (processor, config) → (width, height) of the model's own input, where the config does not say.
+        trained_tokens: the longest prompt, in tokens, that the model saw in training; longer ones are answered with a warning.
+            None: not known here; then what the tokenizer says of itself counts.
         complete: (model, processor) → the family to use; for families that are only known once a processor is loaded.
     """
 
@@ -95,6 +97,7 @@ class Family:
     after_projection: Callable[[Any, Tensor], Tensor] | None = None
     decoding: Callable[[Any, Encoded], AbstractContextManager[None]] | None = None
     image_size: Callable[[Any, Any], tuple[int, int]] | None = None
+    trained_tokens: int | None = None
     complete: Callable[[Any, Any], Family] | None = None
 
     def __post_init__(self) -> None:

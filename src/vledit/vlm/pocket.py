@@ -35,6 +35,7 @@ FAMILY = Family(
     default_site=Site(-1, "mlp.out"),
     default_alpha=0.45,  # 40 validation edits of `icons`, for full and span transformations alike (docs/results.md)
     vision_sites=tuple(f"qformer.layers.layers.{layer}.linear2" for layer in (-2, -1)),
+    trained_tokens=128,  # rows of its training (pocket/train.py)
     prepare=_register_classes,
     load_processor=_load_processor,
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +69,7 @@ class Prompter:
         self.end_ids = end_ids
         self.max_prompt_tokens = max_prompt_tokens
         self.max_answer_tokens = max_answer_tokens
+        self.trained_tokens = family.trained_tokens or getattr(tokenizer, "model_max_length", None) or sys.maxsize
         added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
         self._reserved = sorted({*tokenizer.all_special_tokens, *added, family.image_token} - {""})
         if tokenizer.convert_tokens_to_ids(family.image_token) != image_token_id:
@@ -122,6 +125,12 @@ class Prompter:
             raise InputError(
                 f"question is too long: its prompt has {len(ids)} tokens{pictures}, the model takes "
                 f"{self.max_prompt_tokens}. Shorten it{', or give smaller or fewer pictures' if expected else ''}."
+            )
+        if len(ids) - expected > self.trained_tokens:
+            warnings.warn(
+                f"question: its prompt has {len(ids) - expected} tokens of text, more than the {self.trained_tokens} that the "
+                "model was trained with; the answer may be worth nothing. Ask a shorter question.",
+                stacklevel=2,
             )
         return Prompt(text, ids, visual, [False] * leading + in_question, leading)
 
