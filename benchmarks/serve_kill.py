@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from serving import ROOT, Client, data_url
@@ -42,6 +43,8 @@ def life(port: int, store: str, vlm: object) -> int:
 
         app = create_app(ServeSettings(store=store, port=port), EditedModel(vlm))  # type: ignore[arg-type]
         uvicorn.run(app, port=port, log_level="error")
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
 

@@ -7,19 +7,21 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
 
 from vledit.errors import InputError
+from vledit.serve import tracing
 from vledit.serve.asks import Ask, Reply
 from vledit.serve.batching import Batcher, BusyError, ClosingError
 from vledit.serve.logs import JsonLines
 from vledit.serve.settings import Limits
 from vledit.vlm.conversation import Turn
 
-from .conftest import QUESTION, Make, asked, data_url, message, small, text_of
-from .test_edits import answer, edited
+from .conftest import QUESTION, Make, asked, data_url, finished, message, small, text_of
+from .test_edits import EDIT, answer, edited
 
 
 class Model:
@@ -159,6 +161,13 @@ def test_two_replicas_on_one_store_answer_alike_within_a_second(make: Make, wher
             pass
         assert answer(other) == "golden tea"
         assert time.monotonic() - began < 1.5  # with the time of the answers themselves
+        # a draft that was made at one can be committed at the other
+        job = finished(one, one.post("/v1/edits", json={**EDIT, "id": "cat", "answer": "a cat", "preview": True}))
+        done = other.post(f"/v1/edits/jobs/{job['id']}/commit", json={}).json()
+        assert done["result"]["relation"]["replaces"] == ["tea"], done
+        assert one.get(f"/v1/edits/jobs/{job['id']}").json()["status"] == "done"
+        assert answer(other) == "a cat"
+        other.post("/v1/edits/cat/remove", json={})
         other.post("/v1/edits/tea/remove", json={})
         time.sleep(1)
         assert answer(one) == before
@@ -187,3 +196,27 @@ def test_a_log_line_is_json_without_questions_and_pictures(client: TestClient, c
         "local",
     )
     assert "secret question" not in caplog.text
+
+
+def test_spans_tell_of_requests_and_batches_but_not_of_questions(client: TestClient):
+    told = []
+
+    class Span:
+        def set_attribute(self, name: str, value: object) -> None:
+            told.append((name, value))
+
+    class Tracer:
+        @contextmanager
+        def start_as_current_span(self, name: str, attributes: dict):
+            told.append((name, attributes))
+            yield Span()
+
+    tracing.use(Tracer())
+    try:
+        asked(client, message("A very secret question?"))
+    finally:
+        tracing.use(None)
+    assert ("batch", {"size": 1, "edited": True}) in told
+    assert ("route", "/v1/chat/completions") in told
+    assert ("status", 200) in told
+    assert "secret" not in str(told)

@@ -23,7 +23,10 @@ def serve(
         Path | None, typer.Option("--codebook", "-c", help="File whose edits are taken into the store at the start.")
     ] = None,
     store: Annotated[
-        str, typer.Option("--store", help="Where edits are kept: a file, or postgresql://user@host/name.")
+        str,
+        typer.Option(
+            "--store", envvar="VLEDIT_STORE", help="Where edits are kept: a file, or postgresql://user@host/name."
+        ),
     ] = "vledit-serve.db",
     host: Annotated[str, typer.Option(help="Where to listen; beyond loopback, tokens are needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -31,6 +34,13 @@ def serve(
     batch: Annotated[int, typer.Option(min=1, help="Questions that are answered together, at most.")] = 8,
     waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait; more get 429.")] = 64,
     rate: Annotated[int, typer.Option(min=0, help="Requests a minute for each token or address; 0: any number.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: replicas under Ray Serve, each with the model.")
+    ] = "local",
+    replicas: Annotated[int, typer.Option(min=1, help="With --engine ray: how many.")] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="With --engine ray: of a running cluster, instead of one on this machine.")
+    ] = None,
     log: Annotated[str, typer.Option(help="json or text.")] = "json",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -45,6 +55,10 @@ def serve(
         raise MissingDataError(f"serve: {error.name} is not installed. Run `pip install 'vledit[serve]'`.") from error
     from ..serve.settings import Limits, ServeSettings
 
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine: '{engine}' is not local or ray.")
+    if engine == "local" and (replicas != 1 or ray_address is not None):
+        raise InputError("--replicas, --ray-address: they need --engine ray.")
     if log not in ("json", "text"):
         raise InputError(f"--log: '{log}' is not json or text.")
     if codebook is not None:
@@ -68,5 +82,12 @@ def serve(
     from ..serve.store.database import address
 
     address(store)  # an unfit address is told before the model is loaded
+    if engine == "ray":
+        from ..serve import ray_engine
+
+        gpus = 0 if device == "cpu" else 1
+        tell = lambda url: errors.print(f"serving {model} at {url}, {replicas} replicas", markup=False)  # noqa: E731
+        ray_engine.run(settings, replicas, tell, address=ray_address, gpus=gpus)
+        return
     edited = open_model(model, device, dtype, quantization)
     run(settings, edited, lambda url: errors.print(f"serving {edited.vlm.name} at {url}", markup=False))

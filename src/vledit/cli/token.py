@@ -13,7 +13,12 @@ from .output import Json, console, emit
 if TYPE_CHECKING:
     from ..serve.store.tokens import TokenStore
 
-Store = Annotated[str, typer.Option("--store", help="Where edits are kept: a file, or postgresql://user@host/name.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="VLEDIT_STORE", help="Where edits are kept: a file, or postgresql://user@host/name."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from .metrics import Metrics
 from .settings import Limits
+from .tracing import span
 
 log = logging.getLogger("vledit.serve")
 CSP = (
@@ -62,7 +63,11 @@ class Door:
         if length.isdigit() and int(length) > most:
             await _refuse(sent, 413, _too_long(most))
         else:
-            await self.app(scope, self._limited(receive, most), sent)
+            with span("request", method=scope["method"], request=id) as current:
+                await self.app(scope, self._limited(receive, most), sent)
+                if current is not None:
+                    current.set_attribute("route", getattr(scope.get("route"), "path", "other"))
+                    current.set_attribute("status", status)
         self._note(scope, id, status, time.monotonic() - began)
 
     def _limited(self, receive: Any, most: int) -> Any:

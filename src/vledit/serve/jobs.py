@@ -8,24 +8,24 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..cli.output import plain
 from ..codebook.entry import now
 from ..data.case import EditRequest, Probe
+from ..editors.base import EditReport
 from ..errors import InputError, VLEditError
 from ..report.records import entry_record
 from .batching import BusyError, ClosingError
 from .metrics import Metrics
 from .model import Effect, Made, ServedModel
 from .store.book import By, EditStore, MovedError
+from .store.drafts import KEPT, DraftStore
 from .store.jobs import JobStore
 from .watching import Watch
 
 log = logging.getLogger("vledit.serve")
-DRAFTS = 32
-"""Previewed edits that are kept until they are committed or discarded; the oldest are forgotten first."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Workshop:
         )
         self._waiting: deque[Order] = deque()
         self._documents: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._drafts: OrderedDict[str, tuple[Order, Made]] = OrderedDict()
+        self._drafts = DraftStore(store.engine)
         self._changed = threading.Condition()
         self._closing = False
         self._busy = False
@@ -106,7 +106,7 @@ class Workshop:
             "result": None,
             "error": None,
         }
-        self._note(order, document)
+        self._note(order.id, document)
         with self._changed:
             self._waiting.append(order)
             self._changed.notify_all()
@@ -115,41 +115,39 @@ class Workshop:
     def document(self, id: str) -> dict[str, Any]:
         """What became of an order so far.  Raises: UnknownNameError."""
         with self._changed:
-            if id in self._documents:
-                return dict(self._documents[id])
+            known = self._documents.get(id)
+        if known is not None and known["status"] in ("queued", "running"):
+            return dict(known)  # what runs here is known best here
         return self.jobs.get(id)
 
     def commit(self, id: str, by: By) -> dict[str, Any]:
-        """Lets a previewed edit act.  Raises: UnknownNameError; InputError where there is no draft of it here."""
+        """Lets a previewed edit act.  Raises: UnknownNameError; InputError where there is no draft of it."""
         document = self.document(id)
-        with self._changed:
-            found = self._drafts.pop(id, None)
+        found = self._drafts.get(id)
         if found is None:
             raise InputError(
-                f"id: job '{id}' has no draft to commit here (it is {document['status']}). Drafts stay with the server "
-                f"that made them until it restarts, the newest {DRAFTS} of them. Preview it again."
+                f"id: job '{id}' has no draft to commit (it is {document['status']}). The newest {KEPT} drafts are kept. "
+                "Preview it again."
             )
-        order, made = found
-        try:
-            shipped = self._ship(order, made, By(by.author, by.reason or order.by.reason))
-        except VLEditError:
-            with self._changed:
-                self._drafts[id] = found
-            raise
+        about, entry = found
+        report = EditReport(**about["report"])
+        made = Made(
+            about["id"], entry, tuple(about["retires"]), about["kind"], about["why"], report, tuple(about["hides"])
+        )
+        shipped = self._ship(id, document["editor"], made, By(by.author, by.reason or document["reason"]))
+        self._drafts.delete(id)
         document = {**document, "status": "done", "phase": "done", "finished": now()}
         document["result"] = {**(document["result"] or {}), **shipped}
-        self._note(order, document)
+        self._note(id, document)
         return document
 
     def discard(self, id: str) -> dict[str, Any]:
-        """Forgets a draft.  Raises: UnknownNameError; InputError where there is none here."""
+        """Forgets a draft.  Raises: UnknownNameError; InputError where there is none."""
         document = self.document(id)
-        with self._changed:
-            found = self._drafts.pop(id, None)
-        if found is None:
-            raise InputError(f"id: job '{id}' has no draft here (it is {document['status']}).")
+        if not self._drafts.delete(id):
+            raise InputError(f"id: job '{id}' has no draft (it is {document['status']}).")
         document = {**document, "status": "discarded", "phase": "discarded", "finished": now()}
-        self._note(found[0], document)
+        self._note(id, document)
         return document
 
     def drain(self, seconds: float) -> bool:
@@ -162,10 +160,10 @@ class Workshop:
                 self._changed.wait(left)
             return not (self._waiting or self._busy)
 
-    def _note(self, order: Order, document: dict[str, Any], keep: bool = True) -> None:
+    def _note(self, id: str, document: dict[str, Any], keep: bool = True) -> None:
         """Remembers a document, and writes it down for other replicas where it is worth it."""
         with self._changed:
-            self._documents[order.id] = document
+            self._documents[id] = document
             while len(self._documents) > 200:
                 self._documents.popitem(last=False)
         if keep:
@@ -199,7 +197,7 @@ class Workshop:
         self.metrics.edits.labels(outcome).inc()
         log.info("edit %s", outcome, extra={"job": order.id, "author": order.by.author})
         try:
-            self._note(order, document)
+            self._note(order.id, document)
         except VLEditError as error:
             log.error("what became of an edit could not be written down", extra={"job": order.id, "reason": str(error)})
 
@@ -209,7 +207,7 @@ class Workshop:
 
     def _make(self, order: Order) -> dict[str, Any]:
         document = {**self.document(order.id), "status": "running", "phase": "training"}
-        self._note(order, document)
+        self._note(order.id, document)
         self.take_in()
         began = time.monotonic()
         made = self.model.make(order.request, order.editor, order.settings)
@@ -230,25 +228,23 @@ class Workshop:
 
             def progress(done: int) -> None:
                 now_at = {"phase": "previewing", "progress": {"done": done, "total": total}}
-                self._note(order, {**document, **now_at}, keep=False)
+                self._note(order.id, {**document, **now_at}, keep=False)
 
             progress(0)
             effects = self.model.effects(made, order.probes, progress)
             result["preview"] = preview_record(order.probes, order.names, effects)
         document = {**self.document(order.id), "result": result}
         if not order.live:
-            with self._changed:
-                self._drafts[order.id] = (order, made)
-                while len(self._drafts) > DRAFTS:
-                    self._drafts.popitem(last=False)
+            about = {name: getattr(made, name) for name in ("id", "retires", "kind", "why", "hides")}
+            self._drafts.save(order.id, order.created, {**about, "report": asdict(made.report)}, made.entry)
             return {**document, "status": "previewed", "phase": "previewed"}
-        self._note(order, {**document, "phase": "committing"}, keep=False)
-        result |= self._ship(order, made, order.by)
+        self._note(order.id, {**document, "phase": "committing"}, keep=False)
+        result |= self._ship(order.id, order.editor, made, order.by)
         return {**document, "status": "done", "phase": "done", "finished": now(), "result": result}
 
-    def _ship(self, order: Order, made: Made, by: By) -> dict[str, Any]:
+    def _ship(self, job: str, editor: str, made: Made, by: By) -> dict[str, Any]:
         """Lets an edit act; what is the same fact is decided on the edits that are there at the moment of writing."""
-        detail = {"job": order.id, "editor": order.editor, "margin": made.report.margin, "steps": made.report.steps}
+        detail = {"job": job, "editor": editor, "margin": made.report.margin, "steps": made.report.steps}
         while True:
             self.take_in()
             at, settled = self.model.settled(made)

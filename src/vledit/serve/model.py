@@ -200,10 +200,8 @@ class ServedModel:
         Raises: InputError, UnknownNameError.
         """
         method = editor_class(editor)
-        if not method.gated:
-            raise InputError(
-                f"editor: '{editor}' changes every answer; only edits that a codebook keeps can be served."
-            )
+        if not method.gated or hasattr(method, "memory"):
+            raise InputError(f"editor: edits of '{editor}' are no codebook entries; only such can be served.")
         check_settings(method.Config, settings)
         self.check_text("question", request.question)
         self.vlm.answer_tokens(request.question, request.answer, request.image is not None)

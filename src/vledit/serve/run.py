@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from ..errors import InputError
-from . import logs
+from . import logs, tracing
 from .app import create_app
 from .settings import ServeSettings
 
@@ -35,6 +35,7 @@ def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], N
     Raises: InputError where the address cannot be listened at.
     """
     logs.set_up(settings.log_format)
+    tracing.set_up()
     listening = _listen(settings.host, settings.port)
     app = create_app(settings, edited)
     config = uvicorn.Config(

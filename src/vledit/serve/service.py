@@ -20,6 +20,7 @@ from .store.database import StoreError
 from .store.jobs import JobStore
 from .store.probes import ProbeStore
 from .store.tokens import TokenStore
+from .tracing import span
 from .watching import Watch
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Service:
 
     def _answer(self, asks: Sequence[Ask]) -> list[Reply]:
         self.take_in()
-        replies = self.model.answer(asks)
+        with span("batch", size=len(asks), edited=asks[0].edited):
+            replies = self.model.answer(asks)
         for reply in replies:
             fired = reply.decision is not None and reply.decision.fired
             self.metrics.answers.labels("edit" if fired else "base").inc()

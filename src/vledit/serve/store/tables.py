@@ -94,3 +94,21 @@ tokens = Table(
     Column("revoked", String(40)),
 )
 """Only the SHA-256 of a token is kept; a token itself has 256 random bits."""
+
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("job", String(40), primary_key=True),
+    Column("created", String(40), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("thumbnail", LargeBinary),
+    Column("digest", LargeBinary),
+)
+
+draft_tensors = Table(
+    "draft_tensors",
+    metadata,
+    Column("job", String(40), ForeignKey("drafts.job"), primary_key=True),
+    Column("part", String(200), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
