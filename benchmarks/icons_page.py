@@ -234,7 +234,7 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
     )
     lines += ["Which differences are more than chance:", "", *differences(after_all)]
     count = len({r["case"] for r in files["long"]})
-    title = f"{count} edits in sequence, of drawings that training saw and of others, {LONG_PROBES} probes of each cell"
+    title = f"{count} edits in sequence, with pictures and then without, {LONG_PROBES} probes of each cell"
     lines += sequence_section(title, files["long"], ["HM", *FACT_ROWS], curves_of)
     count = len({r["case"] for r in files["facts"]})
     title = f"Many facts about one picture: {count} edits in sequence, eight of each picture"

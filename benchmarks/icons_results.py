@@ -78,8 +78,8 @@ def parts(options: argparse.Namespace) -> dict[str, Part]:
         return [case.trimmed(PROBES) for case in in_sequence(found)]
 
     def long() -> list[Any]:
-        """Edits of seen drawings and of drawings by other hands, taking turns."""
-        found = [*cases("icons", 0, 0), *cases("icons-held-out", 0, 0)]
+        """Edits with a picture, then without one; no fact is edited twice, as those of held-out drawings would."""
+        found = [*cases("icons", 0, 0), *cases("icons-text", 0, 0)]
         return [case.trimmed(LONG_PROBES) for case in in_sequence(spread(found, min(options.long, len(found))))]
 
     def part(name: str) -> Part:
