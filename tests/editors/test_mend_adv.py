@@ -12,8 +12,9 @@ from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.data import devqa
 from vledit.data.case import EditCase, EditRequest, Probe
 from vledit.editors import mend
+from vledit.editors.adversarial import TERMS
 from vledit.editors.gradient_factors import gradient_factors
-from vledit.editors.mend_adv import CELLS, MendAdv, MendAdvFit
+from vledit.editors.mend_adv import MendAdv, MendAdvFit
 from vledit.editors.mend_fit import MendJob
 from vledit.editors.training import artefact
 from vledit.editors.training.fitting import Fitting
@@ -73,17 +74,19 @@ def test_each_choice_of_terms_changes_the_loss_by_exactly_these():
     whole.start()
     begun = copy.deepcopy(whole.module.state_dict())
     everything = whole.losses(0, random.Random(0))
-    names = list(CELLS)
+    names = list(TERMS)
     for chosen in range(1, 8):
         some = [name for place, name in enumerate(names) if chosen >> place & 1]
         part = job(vlm, adversarial=",".join(some), adversarial_weight=0.7)
         part.module.load_state_dict(begun)
         found = part.losses(0, random.Random(0))
-        assert [cell for cell in found if cell[9:] in CELLS.values()] == [f"locality/{CELLS[name]}" for name in some]
+        assert [cell for cell in found if cell[9:] in TERMS.values()] == [f"locality/{TERMS[name]}" for name in some]
         for cell, value in found.items():
             assert float(value.detach()) == pytest.approx(float(everything[cell].detach()), rel=1e-2, abs=1e-5), cell
     with pytest.raises(UnknownNameError, match="adversarial term 'RJ'"):
         MendAdvFit(adversarial="RI,RJ")
+    with pytest.raises(UnknownNameError, match="adversarial_answer 'old'"):
+        MendAdvFit(adversarial_answer="old")
 
 
 def test_terms_are_those_of_the_pairs_they_are_named_by_with_the_edited_answer():

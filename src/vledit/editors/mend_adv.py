@@ -12,39 +12,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import InputError, UnknownNameError
-from .adversarial import TERMS as CELLS
+from ..errors import UnknownNameError
+from .adversarial import TERMS, Weights, parse_terms
 from .base import setting
 from .mend import Mend, MendFit, Term
 
 if TYPE_CHECKING:
     from .training.fitting import Fitting
 
+ANSWERS = ("new", "own")
+
 
 @dataclass(frozen=True)
 class MendAdvFit(MendFit):
     """Settings of the fitting: `mend`'s and those of the adversarial terms."""
 
-    adversarial: str = setting("RI,CI,NI", "adversarial terms, separated by commas; empty: none")
-    adversarial_weight: float = setting(1.0, "weight of each of them (the paper's λ3)")
+    adversarial: str = setting("all", "adversarial terms, separated by commas: RI, NI, CI; all; empty: none")
+    adversarial_weight: float = setting(Weights.adversarial, "weight of each of them (the paper's λ3)")
+    adversarial_answer: str = setting(
+        "new", "what they are forced to say: new (the edited answer, as released) or own (the base's)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.adversarial_weight >= 0:
-            raise InputError(f"adversarial_weight: {self.adversarial_weight} given; it must not be negative.")
-        for name in self.terms():
-            if name not in CELLS:
-                raise UnknownNameError("adversarial term", name, CELLS)
+        Weights(self.edit_weight, self.locality_weight, self.adversarial_weight)
+        parse_terms(self.adversarial)
+        if self.adversarial_answer not in ANSWERS:
+            raise UnknownNameError("adversarial_answer", self.adversarial_answer, ANSWERS)
 
-    def terms(self) -> list[str]:
+    def terms(self) -> tuple[str, ...]:
         """Names of the terms that count."""
-        named = [name.strip() for name in self.adversarial.split(",") if name.strip()]
-        return named if self.adversarial_weight else []
+        return parse_terms(self.adversarial) if self.adversarial_weight else ()
 
     def plan(self) -> list[Term]:
         """What a step asks after its edit: the adversarial probes come last, so that the others are drawn as `mend` does."""
-        weight = self.adversarial_weight
-        return super().plan() + [Term(f"locality/{CELLS[name]}", weight, "new") for name in self.terms()]
+        weight, forced = self.adversarial_weight, self.adversarial_answer
+        return super().plan() + [Term(f"locality/{TERMS[name]}", weight, forced) for name in self.terms()]
 
 
 class MendAdv(Mend):

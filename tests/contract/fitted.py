@@ -1,0 +1,37 @@
+"""Editors that are fitted first, on tiny models: fitted to the one edit that the contract makes, in a moment, once a session."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.vlm.models import QUESTIONS
+from vledit.data.case import EditCase, EditRequest, Probe
+from vledit.editors.training.fitting import Fitting, fitting_class
+from vledit.vlm import VLM
+
+OUTSIDE = Probe(None, QUESTIONS[1])
+
+
+@cache
+def _root() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="vledit-contract-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root
+
+
+def fitted(vlm: VLM, editor: str, request: EditRequest, settings: Mapping[str, Any]) -> str:
+    """The folder of an editor's fitting to a model, on a request that is asked as it stands; made when it is asked for first."""
+    folder = _root() / f"{editor}-{vlm.fingerprint}-{vlm.dtype}".replace("torch.", "")
+    case = EditCase(request, {"text": (Probe(request.image, request.question),)}, {"text": (OUTSIDE,)})
+    method = fitting_class(editor)
+    with torch.random.fork_rng(devices=[]):
+        method.fit(Fitting(vlm, [case], folder, method.FitConfig(**settings)))
+    return str(folder)
