@@ -29,7 +29,7 @@ def _root() -> Path:
 
 def fitted(vlm: VLM, editor: str, request: EditRequest, settings: Mapping[str, Any]) -> str:
     """The folder of an editor's fitting to a model, on a request that is asked as it stands; made when it is asked for first."""
-    folder = _root() / f"{editor}-{vlm.fingerprint}-{vlm.dtype}".replace("torch.", "")
+    folder = _root() / f"{editor}-{vlm.fingerprint}"
     case = EditCase(request, {"text": (Probe(request.image, request.question),)}, {"text": (OUTSIDE,)})
     method = fitting_class(editor)
     with torch.random.fork_rng(devices=[]):

@@ -25,6 +25,8 @@ from vledit.vlm import VLM
 from vledit.vlm.acting import VISION
 from vledit.vlm.hooks import site_changed
 
+from .fitted import fitted
+
 REQUEST = EditRequest(picture(1), QUESTIONS[0], "two cups", ("What is shown in this picture?",))
 UNRELATED = (picture(9), QUESTIONS[2])
 WITHOUT_PICTURE = EditRequest(None, QUESTIONS[2], "tea", ("Who has made this?",))
@@ -42,17 +44,32 @@ class EditorRow:
     name: str
     editor: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fitting: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of its fitting (see `fitted`), for an editor that is fitted first."""
     without_picture: str = ""
     """Why a question without a picture cannot be edited; empty where it can."""
 
-    def method(self) -> Any:
-        return editor(self.editor, **self.settings)
+    def method(self, vlm: VLM | None = None) -> Any:
+        """The editor; one that is fitted first is fitted to `vlm`, in which it then can edit (in half precision, too)."""
+        folder = {"fitted": fitted(vlm, self.editor, REQUEST, self.fitting)} if self.fitting and vlm is not None else {}
+        return editor(self.editor, **self.settings, **folder)
 
 
 _FIT = {"steps": 200, "margin": 1.0, "common_directions": 4}
 _FULL = {**_FIT, "transformation": "full", "learning_rate": 0.05}
 _SPAN = {**_FIT, "transformation": "span", "learning_rate": 1.0}
 _SCOPE = {"rephrase": "supplied", "alpha": 1.0}  # the narrowest radius: a random model's prompts lie close together
+_HYPERNETWORK = {
+    "steps": 40,
+    "save_every": 100,
+    "warm_up": 1,
+    "rank": 4,
+    "alpha": 1e-3,
+    "learning_rate": 1e-2,
+    "alpha_rate": 0.3,
+    "edit_weight": 1.0,
+    "locality": "text",
+}
 EDITORS = {
     row.name: row
     for row in (
@@ -67,6 +84,7 @@ EDITORS = {
         ),
         EditorRow("grace", "grace", {"site": "-1.mlp.out", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
         EditorRow("ike", "ike"),
+        EditorRow("mend", "mend", fitting=_HYPERNETWORK),
     )
 }
 CELLS = [(family, name) for family in FAMILIES for name in EDITORS]
@@ -118,7 +136,7 @@ def made(family: str, name: str) -> Made:
     base = EditedModel(vlm)
     before, far, answer = logits(base, *ROWS[0]), logits(base, *UNRELATED), base.answer(*UNRELATED, 6).text
     digest, hooked = weights_digest(vlm), hooks(vlm)
-    return Made(vlm, row, row.method().edit(vlm, REQUEST), before, far, answer, digest, hooked)
+    return Made(vlm, row, row.method(vlm).edit(vlm, REQUEST), before, far, answer, digest, hooked)
 
 
 @cache

@@ -90,7 +90,7 @@ def test_nothing_accumulates_over_a_hundred_rounds(one):
     model = EditedModel(one.vlm)
 
     def round_of(number: int) -> None:
-        edit = one.row.method().edit(one.vlm, REQUEST) if number % 50 == 0 else one.edit
+        edit = one.row.method(one.vlm).edit(one.vlm, REQUEST) if number % 50 == 0 else one.edit
         model.add(edit)
         if number % 10 == 0:
             assert model.answer(REQUEST.image, REQUEST.question, 1).decision.fired != one.always

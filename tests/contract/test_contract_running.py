@@ -20,7 +20,7 @@ def test_bfloat16_runs(one, cell):
     vlm = half(cell[0])
     model = EditedModel(vlm)
     before, digest = logits(model, *ROWS[0]), weights_digest(vlm)
-    edit = one.row.method().edit(vlm, REQUEST)
+    edit = one.row.method(one.vlm).edit(vlm, REQUEST)
     model.add(edit)
     assert vlm.dtype == torch.bfloat16
     answer = model.answer(REQUEST.image, REQUEST.question)
@@ -36,9 +36,9 @@ def test_a_request_without_a_picture_runs(one):
     """A fact without a picture is edited and asked; a model edited with a picture is asked without one."""
     if one.row.without_picture:
         with pytest.raises(InputError, match="without a picture"):
-            one.row.method().edit(one.vlm, WITHOUT_PICTURE)
+            one.row.method(one.vlm).edit(one.vlm, WITHOUT_PICTURE)
         pytest.skip(f"does not apply: {one.row.without_picture}")
-    edit = one.row.method().edit(one.vlm, WITHOUT_PICTURE)
+    edit = one.row.method(one.vlm).edit(one.vlm, WITHOUT_PICTURE)
     model = EditedModel(one.vlm)
     model.add(edit)
     answer = model.answer(None, WITHOUT_PICTURE.question)

@@ -228,7 +228,8 @@ def changes(network: MendNetwork, found: Factors, scale: float = 1.0) -> dict[st
     made = {}
     for site, (u, delta) in found.of.items():
         inputs, directions = network(site, u, delta)
-        made[site] = SpanTransformation((directions * scale).T, inputs)
+        # laid out as they will be when they are read from a file: with another layout products differ in the last bits
+        made[site] = SpanTransformation((directions * scale).T.contiguous(), inputs.contiguous())
     return made
 
 
