@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from ..data.cache import write_atomic
 from ..errors import InputError
 from ..paths import local, output_file
 from .draft import Draft, find, retire, settle
-from .entry import BY_HAND, Entry
+from .entry import BY_HAND, Entry, now
 from .export import as_json
+from .facts import FactIndex
 from .publish import create, write_whole
 from .record import check_dtype
-from .relation import Fact, Relation, holding, relate
+from .relation import Fact, Relation, holding, relate, related_by_record
 from .router import Decision, Queries, Router, query_of
 from .store import Event, Store
 
@@ -57,6 +59,9 @@ class Codebook:
         self.router = Router(compete=compete)
         self._entries: dict[str, Entry] = {}
         self._orders: dict[str, int] = {}
+        self._last = 0
+        self._facts = FactIndex()
+        self._replaced: dict[str, tuple[str, ...]] = {}
         self._events: list[Event] = []
         self._store: Store | None = None
         self._lock = threading.RLock()
@@ -198,31 +203,42 @@ class Codebook:
         """
         with self._lock:
             fact = Fact(question, answer, image_key, tuple(rephrases))
-            return relate(self.router, self.active(), key, fact, d_positive, site=site, same_fact=same_fact)
+            entries = self._alike(fact) if same_fact == "record" else self.active()
+            return relate(self.router, entries, key, fact, d_positive, site=site, same_fact=same_fact)
 
     def holding(self, fact: Fact) -> Relation | None:
         """The relation "same" where an active entry gives this answer to this question already; None where none does."""
         with self._lock:
-            return holding(self.active(), fact)
+            return holding(self._alike(fact), fact)
+
+    def replaced_by(self, id: str) -> tuple[str, ...]:
+        """Return the ids of the entries whose place the entry `id` took."""
+        with self._lock:
+            return self._replaced.get(id, ())
+
+    def _alike(self, fact: Fact) -> list[Entry]:
+        """Active entries that may hold the same fact."""
+        return [self._entries[id] for id in self._facts.candidates(fact)]
 
     def hidden_by(self, entry: Entry) -> list[str]:
-        """Return the ids of older active entries whose own request `entry` answers instead: their keys are equal to its.
+        """Return the id of the older active entry whose own request `entry` answers instead, if there is one: their keys are equal.
 
         Keys count as equal within 1e-5 of their length, since the same prompt in another batch differs by rounding.
         """
         with self._lock:
-            found = []
-            for other in self.active():
-                alike = (
-                    other.site == entry.site
-                    and other.key_tokens == entry.key_tokens
-                    and other.key.shape == entry.key.shape
-                )
-                if other.id != entry.id and alike:
-                    difference = float(np.linalg.norm(other.key.astype(np.float64) - entry.key))
-                    if difference <= 1e-5 * float(np.linalg.norm(entry.key)):
-                        found.append(other.id)
-            return found
+            if entry.id in self.router and len(self.router) == 1:
+                return []
+            nearest = self.router.decide(self._queries(entry), site=entry.site, exclude=(entry.id,))[0]
+            if nearest.nearest is None or nearest.distance is None:
+                return []
+            equal = nearest.distance <= 1e-5 * float(np.linalg.norm(entry.key))
+            return [nearest.nearest] if equal else []
+
+    def _queries(self, entry: Entry) -> dict[Any, Any]:
+        """The entry's own keys as a request that brings them, and nothing where it has no such key."""
+        own = {query_of(entry, scope): scope.key for scope in entry.scopes}
+        needed = self.router.queries(entry.site)
+        return {query: own.get(query, np.full(self.router.width(query), np.nan, np.float32)) for query in needed} or own
 
     def add(self, entry: Entry, retires: Collection[str] = (), *, same_fact: str | None = None) -> Entry:
         """Add an edit and retire those that it replaces, in one step; returns the entry as it is held.
@@ -237,42 +253,58 @@ class Codebook:
             cannot be written: then nothing has changed.
         """
         try:
-            with self._draft("added", entry.id) as draft:
+            with self._writing():
                 replaced = list(retires)
                 if same_fact is not None:
                     relation = self._relation_of(entry, same_fact)
                     if relation.same is not None:
                         raise _Held(relation.same)
                     replaced += [id for id in relation.retires if id not in replaced]
-                if entry.id in draft.entries:
-                    known = draft.entries[entry.id]
+                if entry.id in self._entries:
+                    known = self._entries[entry.id]
                     raise InputError(
                         f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."
                     )
                 if entry.status != "active":
                     raise InputError(f"Entry.status: a new entry must be active, not {entry.status}.")
+                if not replaced and entry.retired_by is None:
+                    return self._append(entry)
+                draft = Draft(dict(self._entries), "added", entry.id)
                 draft.added = draft.entries[entry.id] = entry
                 draft.detail = entry.title()
                 for id in replaced:
                     retire(draft, id, entry.id)
+                self._finish(draft)
         except _Held as held:
             return self.get(held.id)
         return self.get(entry.id)
 
+    def _append(self, entry: Entry) -> Entry:
+        """Write one more entry, which changes no other: the thousandth costs what the first did."""
+        self.router.check(entry)
+        order, held = self._last + 1, entry
+        event = Event(now(), "added", entry.id, entry.title())
+        if self._store is not None:
+            order, held = self._store.insert(entry)
+            self._store.log([event])
+        self._later.append(lambda: self._appended(order, held, event))
+        return held
+
+    def _appended(self, order: int, entry: Entry, event: Event) -> None:
+        self._entries[entry.id] = entry
+        self._orders[entry.id] = self._last = order
+        self._events.append(event)
+        self._facts.add(entry)
+        self.router.add(entry, order)
+
     def _relation_of(self, entry: Entry, same_fact: str) -> Relation:
         """How an entry that is about to be added relates to the active ones."""
-        queries = {query_of(entry, scope): scope.key for scope in entry.scopes}
-        needed = self.router.queries(entry.site)
-        keys = {query: queries.get(query, np.full(self.router.width(query), np.nan, np.float32)) for query in needed}
+        fact = Fact.of(entry)
+        if same_fact == "record":
+            return related_by_record(self._alike(fact), fact)
         positives = {scope.name: scope.anchors.d_positive for scope in entry.scopes if scope.anchors is not None}
         return relate(
-            self.router,
-            self.active(),
-            keys or queries,
-            Fact.of(entry),
-            positives,
-            site=entry.site,
-            same_fact=same_fact,
+            self.router, self.active(), self._queries(entry), fact, positives, site=entry.site, same_fact=same_fact
         )
 
     def retire(self, id: str, by: str | None = None) -> Entry:
@@ -374,24 +406,36 @@ class Codebook:
         return target
 
     @contextlib.contextmanager
-    def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:
-        """Write what the block makes of the draft, then take it over; on any error nothing has changed."""
+    def _writing(self) -> Iterator[None]:
+        """Within the block the file is written to, as it is then; what is in memory changes when that is done, or nothing does."""
         with self._lock:
+            self._later: list[Callable[[], None]] = []
             with contextlib.nullcontext() if self._store is None else self._store.transaction():
                 if self._store is not None and self._store.changed():
                     self._load()
-                draft = Draft(dict(self._entries), action, id, detail)
-                yield draft
-                changed = settle(draft, self._entries)
-                for entry in changed if draft.added is None else [*changed, draft.added]:
-                    if entry.status == "active" and entry.id not in self.router:
-                        self.router.check(entry)
-                order = self._write(draft, changed)
-            self._adopt(draft, changed, order)
+                yield
+            for change in self._later:
+                change()
+
+    @contextlib.contextmanager
+    def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:
+        """Write what the block makes of the draft, then take it over; on any error nothing has changed."""
+        with self._writing():
+            draft = Draft(dict(self._entries), action, id, detail)
+            yield draft
+            self._finish(draft)
+
+    def _finish(self, draft: Draft) -> None:
+        changed = settle(draft, self._entries)
+        for entry in changed if draft.added is None else [*changed, draft.added]:
+            if entry.status == "active" and entry.id not in self.router:
+                self.router.check(entry)
+        order = self._write(draft, changed)
+        self._later.append(lambda: self._adopt(draft, changed, order))
 
     def _write(self, draft: Draft, changed: Iterable[Entry]) -> int:
         """Write the draft to the file, if there is one; returns the order of the entry that was added."""
-        order = max(self._orders.values(), default=0) + 1
+        order = self._last + 1
         if self._store is None:
             return order
         if draft.added is not None:
@@ -405,7 +449,7 @@ class Codebook:
 
     def _adopt(self, draft: Draft, changed: Iterable[Entry], order: int) -> None:
         if draft.added is not None:
-            self._orders[draft.id] = order
+            self._orders[draft.id] = self._last = order
         if draft.purged:
             del self._orders[draft.id]
             if draft.id in self.router:
@@ -419,6 +463,16 @@ class Codebook:
         for entry in [*changed, *fresh]:
             if entry.status == "active":
                 self.router.add(entry, self._orders[entry.id])
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Make anew what is looked up: facts of active entries, and who took whose place."""
+        self._facts = FactIndex(self.active())
+        replaced: dict[str, list[str]] = {}
+        for entry in self._entries.values():
+            if entry.retired_by is not None:
+                replaced.setdefault(entry.retired_by, []).append(entry.id)
+        self._replaced = {by: tuple(ids) for by, ids in replaced.items()}
 
     def _load(self) -> None:
         assert self._store is not None
@@ -430,3 +484,5 @@ class Codebook:
             if entry.status == "active":
                 router.add(entry, order)
         self.router = router
+        self._last = max(self._orders.values(), default=0)
+        self._look_up()

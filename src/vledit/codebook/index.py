@@ -17,6 +17,8 @@ from .scope import between, points
 
 _UNIT = 2.0**-24
 """Unit roundoff of float32."""
+_SORTED = 256
+"""So many bounds are sorted without looking for one that rules most of them out."""
 _ROWS = 128
 """Queries that one matrix product takes."""
 
@@ -83,9 +85,13 @@ class KeyIndex:
         self, asked: np.ndarray, lower: np.ndarray, accepts: Callable[[str], bool] | None, limit: float
     ) -> tuple[str | None, float]:
         """Compare exactly, in the order of the lower bounds, until no bound can beat the best."""
-        order = np.argsort(lower, kind="stable")
-        order = order[self._alive[order] & (lower[order] <= limit)]
         best, best_distance, best_rank = None, math.inf, -1
+        slots = np.flatnonzero(self._alive[: len(lower)] & (lower <= limit))
+        if len(slots) > _SORTED and accepts is None:  # what the likeliest one rules out need not be sorted
+            first = slots[np.argmin(lower[slots])]
+            near = float(between(points(self._keys[first][None, :], self.kind), asked, self.kind)[0])
+            slots = slots[lower[slots] <= near]
+        order = slots[np.argsort(lower[slots], kind="stable")]
         start, step = 0, 8
         while start < len(order) and lower[order[start]] <= best_distance:
             slots = order[start : start + step].tolist()

@@ -130,6 +130,15 @@ def holding(entries: Iterable[Entry], fact: Fact) -> Relation | None:
     return None
 
 
+def related_by_record(entries: Iterable[Entry], fact: Fact) -> Relation:
+    """As `relate` by what was asked alone, without keys: "same", "conflict", or "new" for everything else."""
+    entries = list(entries)
+    if (held := holding(entries, fact)) is not None:
+        return held
+    retires = tuple(entry.id for entry in entries if Fact.of(entry).asks_as(fact))
+    return conflict(retires, None) if retires else Relation("new", None, (), "Nobody has asked this.")
+
+
 def _within_positive(entry: Entry, readings: Iterable[Reading], d_positive: float | Mapping[str, float]) -> bool:
     """Whether every distance is at most the larger of the two facts' distances to their own rephrasing."""
     for scope, reading in zip(entry.scopes, readings, strict=True):

@@ -189,7 +189,7 @@ class EditedModel:
                 if held.id != edit.entry.id:
                     same = self.codebook.holding(Fact.of(held))
                     return replace(edit, id=held.id, entry=None, relation=same)
-                retired = tuple(one.id for one in self.codebook.entries() if one.retired_by == held.id)
+                retired = self.codebook.replaced_by(held.id)
                 if retired != (() if relation is None else relation.retires):
                     edit = replace(edit, relation=conflict(retired, None if relation is None else relation.inside))
                 return edit
