@@ -1,7 +1,7 @@
-"""What an answer of an edited model costs against the unedited one: fired and unfired, with few and many entries; ratios in one run.
+"""What an answer of an edited model costs against the unedited one, fired and unfired, with few and many entries.
 
-Rounds are interleaved: in each the base answers, then the edited model, the same request; what is given is the median of the rounds'
-ratios with the range of their middle half.  "base again" is the base against itself, and says what noise is.
+Rounds are interleaved: in each the base answers, then the edited model, the same request; what is given is the median of the
+rounds' ratios with the range of their middle half.  "base again" is the base against itself, and says what noise is.
 
     .venv/bin/python benchmarks/answer_cost.py [--rounds 30] [--entries 1,1000,10000] [--threads 1] [--json FILE]
 """

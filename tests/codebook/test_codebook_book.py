@@ -305,3 +305,38 @@ def test_to_remove_and_to_restore_are_inverses_after_any_history(actions, pick):
         book.remove(present[pick % len(present)])
         book.restore(present[pick % len(present)])
         assert states() == before
+
+
+def test_a_batch_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.vledit"
+    with Codebook.create(path, "f1") as book:
+        with book.batch():
+            for number in range(20):
+                book.add(edit(f"e{number}", answer=f"a{number % 2}", question=f"q{number // 2}"), same_fact="record")
+        assert [one.id for one in book.active()] == [f"e{number}" for number in range(1, 20, 2)]
+
+        def fails():
+            with book.batch():
+                book.add(edit("more"))
+                book.remove("e1")
+                book.add(edit("e3"))
+
+        with pytest.raises(InputError, match="taken"):
+            fails()
+        assert "more" not in book
+        assert "e1" in book
+        assert book.relation(np.zeros(2, np.float32), "q0", "a1", "sha256:1").kind == "same"
+    with Codebook.open(path) as again:
+        assert len(again.entries()) == 20
+        assert len(again) == 10
+        assert again.verify() == 20
+
+
+def test_removing_entries_in_a_batch_retires_nothing_twice(tmp_path):
+    with Codebook.create(tmp_path / "a.vledit", "f1") as book:
+        book.add(edit("a"))
+        with book.batch():
+            book.add(edit("b", answer="other"), same_fact="record")
+            book.remove("b")
+        assert [one.id for one in book.active()] == ["a"]
+        assert book.replaced_by("b") == ("a",)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from typing import Any
 
 import numpy as np
 
@@ -60,6 +59,8 @@ class Codebook:
         self._entries: dict[str, Entry] = {}
         self._orders: dict[str, int] = {}
         self._last = 0
+        self._open = False
+        self._later: list[Callable[[], None]] = []
         self._facts = FactIndex()
         self._replaced: dict[str, tuple[str, ...]] = {}
         self._events: list[Event] = []
@@ -221,7 +222,7 @@ class Codebook:
         return [self._entries[id] for id in self._facts.candidates(fact)]
 
     def hidden_by(self, entry: Entry) -> list[str]:
-        """Return the id of the older active entry whose own request `entry` answers instead, if there is one: their keys are equal.
+        """Return the id of the older active entry whose own request `entry` answers instead: their keys are equal.
 
         Keys count as equal within 1e-5 of their length, since the same prompt in another batch differs by rounding.
         """
@@ -407,15 +408,37 @@ class Codebook:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Within the block the file is written to, as it is then; what is in memory changes when that is done, or nothing does."""
+        """Within the block the file is written to, as it is then; memory changes when that is done, or nothing does."""
         with self._lock:
-            self._later: list[Callable[[], None]] = []
-            with contextlib.nullcontext() if self._store is None else self._store.transaction():
-                if self._store is not None and self._store.changed():
+            self._later = []
+            with contextlib.nullcontext() if self._store is None or self._open else self._store.transaction():
+                if self._store is not None and not self._open and self._store.changed():
                     self._load()
                 yield
             for change in self._later:
                 change()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[Codebook]:
+        """Within the block all changes are one transaction: a file is written to once, at the end, or not at all.
+
+        After an error the codebook is as the file was.  In memory every change stands by itself.
+        """
+        with self._lock:
+            if self._store is None or self._open:
+                yield self
+                return
+            try:
+                with self._store.transaction():
+                    if self._store.changed():
+                        self._load()
+                    self._open = True
+                    yield self
+            except BaseException:
+                self._load()
+                raise
+            finally:
+                self._open = False
 
     @contextlib.contextmanager
     def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:

@@ -28,7 +28,7 @@ class FactIndex:
                 self._ids.pop(place, None)
 
     def candidates(self, fact: Fact) -> list[str]:
-        """Ids of all entries that may ask the same as `fact` (`Fact.asks_as` says whether they do), oldest first of each wording."""
+        """Ids of all entries that may ask the same as `fact` (`Fact.asks_as` says whether they do)."""
         return list(dict.fromkeys(id for place in _places(fact) for id in self._ids.get(place, ())))
 
 
