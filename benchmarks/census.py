@@ -35,6 +35,7 @@ def row(kind: str, model_class: str) -> dict[str, Any]:
     from vledit.checking import look
     from vledit.errors import UnfitModelError
     from vledit.vlm.registry import family_of
+    from vledit.vlm.site import LAYER
 
     config = CONFIG_MAPPING[kind]()
     found: dict[str, Any] = {"class": model_class, "family": None, "default_site": None, "sites": {}, "reason": None}
@@ -48,7 +49,7 @@ def row(kind: str, model_class: str) -> dict[str, Any]:
         return found | {"reason": _short(seen.reason)}
     return found | {
         "default_site": seen.default_site,
-        "sites": {role: len(layers) for role, layers in seen.sites.items()},
+        "sites": {role: len(layers) for role, layers in seen.sites.items() if role != LAYER},
         "layers": seen.layers,
         "recurrent": len(seen.recurrent),
         "decoder": seen.decoder,
@@ -100,7 +101,8 @@ def page(found: dict[str, Any], date: str) -> str:
         "runs on tiny models ([backbones](backbones.md)), the others through the generic family, which warns of what it assumes.",
         "A test builds them again and compares: a new transformers release shows up there.",
         "",
-        "Sites: `block` is the site `mlp`, the whole MLP block of a layer; `linears` are `mlp.in`, `mlp.up` and `mlp.out`.",
+        "Sites: `block` is the site `mlp`, the whole MLP block of a layer; `linears` are `mlp.in`, `mlp.up` and `mlp.out`;",
+        "every layer has the site `layer`, too.",
         "Where not all layers have one, the number that have is given. Recurrent layers carry a state from token to token",
         "(gated delta nets, Mamba, short convolutions) instead of attending.",
         "",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, MissingDataError, UnfitModelError, VLEditError
-from .vlm.site import BLOCK, ROLES
+from .vlm.site import BLOCK, LAYER, ROLES
 
 if TYPE_CHECKING:
     from .vlm.base import VLM
@@ -172,7 +172,7 @@ def buildable(family: Family, config: Any) -> Any:
         ) from None
     if anatomy.lm_head is None or not hasattr(anatomy.lm_head, "weight"):
         raise UnfitModelError(f"model: {name} cannot be edited: it has no vocabulary projection.", kind)
-    if not any(roles(layer) for layer in anatomy.layers):
+    if not any(set(roles(layer)) - {LAYER} for layer in anatomy.layers):
         layer = type(anatomy.layers[-1]).__name__
         raise UnfitModelError(
             f"model: {name} cannot be edited: its layers ({layer}) have no MLP of a known form.", kind

@@ -24,6 +24,8 @@ from vledit.editors.registry import editor
 from vledit.vlm import VLM
 from vledit.vlm.acting import VISION
 from vledit.vlm.hooks import site_changed
+from vledit.vlm.places import BLOCKS
+from vledit.vlm.site import BLOCK
 
 from .fitted import fitted
 
@@ -82,7 +84,7 @@ EDITORS = {
             {"steps": 20, "learning_rate": 0.05, "unlearnt": "keep"},
             without_picture="the vision side sees nothing of a question without a picture",
         ),
-        EditorRow("grace", "grace", {"site": "-1.mlp.out", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
+        EditorRow("grace", "grace", {"site": "-1.mlp", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
         EditorRow("ike", "ike"),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
     )
@@ -150,11 +152,15 @@ def reference(family: str, name: str) -> Any:
     changes = one.edit.weights or {one.edit.entry.site: one.edit.entry.transformation}  # type: ignore[union-attr]
     with torch.no_grad():
         for point, change in changes.items():
+            delta = as_full(change).weight_delta
             if point.startswith(VISION):
-                weight = vlm.vision_linears()[point.removeprefix(VISION)].weight
+                vlm.vision_linears()[point.removeprefix(VISION)].weight.add_(delta)
+            elif (site := vlm.resolve_site(point)).role == BLOCK:
+                layer = vlm.layers[site.layer]
+                block = next(block for block in BLOCKS if hasattr(layer, block))
+                setattr(layer, block, Beside(getattr(layer, block), delta))
             else:
-                weight = vlm.site_weight(point)
-            weight.add_(as_full(change).weight_delta)
+                vlm.site_weight(point).add_(delta)
     return EditedModel(vlm)
 
 
@@ -192,6 +198,20 @@ class ByHand:
 
         with site_changed(vlm, vlm.resolve_site(payload.meta["site"]), put):
             return self.base.generate(images, questions, **settings)
+
+
+class Beside(torch.nn.Module):
+    """An MLP block with a linear beside it; what else the block gives (what its router says) is handed on."""
+
+    def __init__(self, block: torch.nn.Module, weight: torch.Tensor):
+        super().__init__()
+        self.block, self.weight = block, weight
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = self.block(x, *args, **kwargs)
+        out = found[0] if isinstance(found, tuple) else found
+        out = out + (x @ self.weight.T).reshape(out.shape)
+        return (out, *found[1:]) if isinstance(found, tuple) else out
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
+from vledit.vlm.site import BLOCK
 
 from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, hooks, logits, reference, weights_digest
 
@@ -72,10 +73,14 @@ def test_saved_and_loaded_logits_are_the_same(one, tmp_path):
 
 
 def test_merging_bakes_in_or_is_refused(one, cell):
-    """An always-on edit becomes weights that answer alike; an edit with a scope cannot, and says so."""
+    """An always-on edit becomes weights that answer alike; an edit with a scope or of a whole MLP block cannot, and says so."""
     model = one.model()
     if not one.always:
         with pytest.raises(InputError, match="cannot be merged"):
+            model.merge()
+        return
+    if any(point.endswith(f".{BLOCK}") for point in one.edit.weights):
+        with pytest.raises(InputError, match="whole MLP block"):
             model.merge()
         return
     expected = reference(*cell).vlm.model.state_dict()

@@ -86,7 +86,7 @@ def test_without_a_processor(only_config):
     found = check(str(only_config("qwen3_vl_moe")))
     assert found.fits
     assert any("processor" in text for text in found.missing)
-    assert set(found.sites) == {"mlp"}
+    assert set(found.sites) == {"mlp", "layer"}
     assert found.default_site.endswith(".mlp")
 
 

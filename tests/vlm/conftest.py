@@ -1,9 +1,9 @@
 import pytest
 
-from .models import FAMILIES, tiny
+from .models import FIRST, tiny
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=FIRST)
 def vlm(request):
     """The shared tiny model of each family in turn."""
     return tiny(request.param)

@@ -20,6 +20,7 @@ from ..errors import InputError
 from . import generation
 from .encoded import Encoded
 from .hooks import prompt_embedded
+from .places import is_recurrent
 from .surroundings import on_cpu_unless_named
 
 if TYPE_CHECKING:
@@ -42,21 +43,24 @@ def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
             in both directions (Gemma 3, PaliGemma).
 
     Raises:
-        InputError: the batch holds answers; or several rows with assisted decoding, which takes one at a time.
+        InputError: the batch holds answers; or several rows with assisted decoding, which takes one at a time,
+            and not every model.
     """
     if bool(encoded.answer_mask.any()):
         raise InputError("answers: prompts that hold the answer cannot be answered; encode without answers.")
     for name in _ASSISTED:
         if settings.get(name) is not None and len(encoded) > 1:
             raise InputError(f"{name}: assisted decoding takes one row at a time; {len(encoded)} were given.")
+        if settings.get(name) is not None and (why := no_drafts(vlm)):
+            raise InputError(f"{name}: {why}; transformers does no assisted decoding with them. Leave it out.")
     if (assistant := settings.get("assistant_model")) is not None:
         settings["assistant_model"] = getattr(getattr(assistant, "anatomy", None), "causal", assistant)
     inputs = {name: value for name, value in encoded.model_inputs.items() if name != "position_ids"}
-    if "token_type_ids" in inputs and settings.get("prefill_chunk_size") is not None:
+    both_ways = "token_type_ids" in inputs
+    if (both_ways or vlm.family.whole_prompts) and settings.get("prefill_chunk_size") is not None:
+        why = "are read in both directions, which pieces of them cannot be" if both_ways else "cannot be read in pieces"
         warnings.warn(
-            f"prefill_chunk_size: prompts of {vlm.family.title} are read in both directions, which pieces of them cannot "
-            "be; the prompt is read in one piece.",
-            stacklevel=2,
+            f"prefill_chunk_size: prompts of {vlm.family.title} {why}; the prompt is read in one piece.", stacklevel=2
         )
         del settings["prefill_chunk_size"]
     causal: Any = vlm.anatomy.causal
@@ -71,17 +75,25 @@ def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
             return causal.generate(**inputs, **_completed(vlm, encoded, settings))
 
 
+def no_drafts(vlm: VLM) -> str:
+    """Why there is no assisted decoding with a model; "" where there is."""
+    if any(is_recurrent(layer) for layer in vlm.layers):
+        return f"some layers of {vlm.family.title} carry a state along the row, from which a draft cannot be taken back"
+    return "" if vlm.family.drafts else f"the models of {vlm.family.title} cannot check a draft against a picture"
+
+
 def _completed(vlm: VLM, encoded: Encoded, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings, with the ends of answers that the family knows of."""
     prompter = vlm._prompter
-    own = {
+    own: dict[str, Any] = {
         "eos_token_id": prompter.end_ids,
         "pad_token_id": generation.pad_id(vlm.tokenizer, prompter.end_ids),
-        # a placeholder that is generated, or proposed by an assistant, would be taken for one more picture
-        "suppress_tokens": [vlm.image_token_id],
     }
     if settings.get("stop_strings") is not None or getattr(settings.get("generation_config"), "stop_strings", None):
         own["tokenizer"] = vlm.tokenizer
+    if vlm.image_token_id < len(vlm.anatomy.lm_head.weight):  # Llama 3.2's cannot be said
+        # a placeholder that is generated, or proposed by an assistant, would be taken for one more picture
+        own["suppress_tokens"] = [vlm.image_token_id]
     if not any(settings.get(name) is not None for name in _LENGTHS):
         own["max_new_tokens"] = vlm.max_answer_tokens
     if prompter.family.end_of_answer:

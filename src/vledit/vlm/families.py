@@ -64,6 +64,8 @@ class Family:
         after_projection: (text config, logits) → logits, what the model does after the vocabulary projection, number by
             number (soft-capping).
         decoding: (model, prompts) → a context around `generate`, where transformers does not decode it rightly by itself.
+        whole_prompts: the class reads a prompt with a picture in one piece only, so that prefill in chunks is ignored.
+        drafts: whether transformers' class can take back a draft, as assisted decoding does.
         image_size: (processor, config) → (width, height) of the model's own input, where the config does not say.
         trained_tokens: the longest prompt, in tokens, that the model saw in training; longer ones are answered with a warning.
             None: not known here; then what the tokenizer says of itself counts.
@@ -96,6 +98,8 @@ class Family:
     text_inputs: Callable[[Any, Encoded], dict[str, Tensor]] | None = None
     after_projection: Callable[[Any, Tensor], Tensor] | None = None
     decoding: Callable[[Any, Encoded], AbstractContextManager[None]] | None = None
+    whole_prompts: bool = False
+    drafts: bool = True
     image_size: Callable[[Any, Any], tuple[int, int]] | None = None
     trained_tokens: int | None = None
     complete: Callable[[Any, Any], Family] | None = None

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _NORM = "norm"
 """In the name of every norm of a layer; what enters the one before the MLP is what the MLP's output is added to."""
 
+_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""The norm of what the MLP gives, as Gemma and GLM call it."""
+
 
 class SiteTail:
     """Maps what is added to a site's output to the logits that predict the batch's answers.
@@ -198,7 +201,8 @@ def _rest_of_layer(
         outputs: the base outputs of the layer's places by role, each (N, ·).
         residual: (N, H) what the MLP's output is added to.
     """
-    after = getattr(layer, "post_feedforward_layernorm", None) or nn.Identity()  # Gemma norms what the MLP gives, too
+    norms = (getattr(layer, name, None) for name in _AFTER)
+    after = next((norm for norm in norms if norm is not None), nn.Identity())
     if role == LAYER:
         return lambda site_output: site_output
     if role in ("mlp.out", BLOCK):
