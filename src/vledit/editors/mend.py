@@ -194,18 +194,18 @@ class Mend:
         return PUBLISHED.get(family, {})
 
 
-def shapes(vlm: VLM, sites: str = "") -> dict[str, tuple[int, int]]:
+def shapes(vlm: VLM, sites: str = "", layers: int = LAYERS) -> dict[str, tuple[int, int]]:
     """Site → (in, out) of what is edited, lowest layer first.
 
     Args:
-        sites: separated by commas; empty: all MLP linears of the last layers.
+        sites: separated by commas; empty: all MLP linears of the last `layers` layers.
 
     Raises: InputError for sites that the model does not have.
     """
     if sites:
         chosen = [vlm.resolve_site(text) for text in sites.split(",")]
     else:
-        last = range(max(vlm.n_layers - LAYERS, 0), vlm.n_layers)
+        last = range(max(vlm.n_layers - layers, 0), vlm.n_layers)
         chosen = [vlm.resolve_site(f"{layer}.{role}") for layer in last for role in _linears(vlm.layers[layer])]
     return {str(site): (vlm.site_shape(site)[1], vlm.site_shape(site)[0]) for site in sorted(set(chosen))}
 

@@ -13,6 +13,10 @@ _OWN = {
         "vledit.editors.balancedit:BalancEdit",
         "codebook entry with an influence radius (BalancEdit, ICML 2025)",
     ),
+    "lte": (
+        "vledit.editors.lte:Lte",
+        "the model learns to obey a descriptor of the edit in its prompt (Jiang et al., ACL 2024)",
+    ),
     "mend": (
         "vledit.editors.mend:Mend",
         "a hypernetwork turns the answer's gradient into the edit, always on (Mitchell et al., ICLR 2022)",
@@ -24,6 +28,14 @@ _OWN = {
         "key, value and radius at one layer; the value takes the last prompt token's place (NeurIPS 2023)",
     ),
     "ike": ("vledit.editors.ike:Ike", "the fact, and demonstrations, stand in the prompt (Zheng et al., EMNLP 2023)"),
+    "hice": (
+        "vledit.editors.hice:Hice",
+        "in-context editing behind a gate in closed form (Ma et al., ComprehendEdit, AAAI 2025)",
+    ),
+    "serac": (
+        "vledit.editors.serac:Serac",
+        "scope classifier, memory and counterfactual model (Mitchell et al., ICML 2022)",
+    ),
     "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
 }
 

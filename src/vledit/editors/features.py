@@ -1,0 +1,77 @@
+"""What a retrieval sees of a request before the model runs: its question as a sentence vector, its picture as a visual vector.
+
+Neither is given an answer, so nothing that is decided by them can depend on one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..retrieval import DEFAULT, encoder
+from ..vlm.base import VLM
+from ..vlm.pictures import open_picture, picture_key
+
+ASKED = "what?"
+"""The question under which every picture is looked at: some models look at a picture with the question in mind."""
+KEPT_PICTURES = 4096
+
+
+class Features:
+    """Vectors of questions and of pictures.
+
+    Args:
+        vlm: the base, whose frozen vision side gives the picture's vector.
+        name: of a sentence encoder; see `retrieval.encoder`.
+    """
+
+    def __init__(self, vlm: VLM, name: str = DEFAULT):
+        self.vlm, self.name = vlm, name
+        self._pictures: OrderedDict[str, Tensor] = OrderedDict()
+        self._width = vlm.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def text_width(self) -> int:
+        return encoder(self.name).dim
+
+    def questions(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) unit vectors, float32 on the CPU; each has the same bits whatever it is encoded with."""
+        return torch.from_numpy(encoder(self.name).encode([" ".join(text.split()) for text in texts]).copy())
+
+    def pictures(self, images: Sequence[Any]) -> Tensor:
+        """(N, H): the mean of the visual tokens that enter the language model, as unit vectors, float32 on the CPU; zeros where
+        there is no picture.  Each picture goes through the vision side alone, and once."""
+        found = [self._picture(image) for image in images]
+        width = next((len(one) for one in found if one is not None), self._width)
+        return torch.stack([torch.zeros(width) if one is None else one for one in found])
+
+    def _picture(self, image: Any) -> Tensor | None:
+        if image is None:
+            return None
+        several = image if isinstance(image, list | tuple) else [image]
+        key = "/".join(picture_key(one) for one in several)
+        if key not in self._pictures:
+            encoded = self.vlm.encode([[open_picture(one) for one in several]], [ASKED])
+            seen = self.vlm.trunk(encoded, 0).hidden[0][encoded.visual_mask[0]]
+            self._pictures[key] = F.normalize(seen.float().mean(0), dim=0).cpu()
+            if len(self._pictures) > KEPT_PICTURES:
+                self._pictures.popitem(last=False)
+        self._pictures.move_to_end(key)
+        return self._pictures[key]
+
+
+def centred(pictures: Tensor, mean: Tensor) -> Tensor:
+    """Unit vectors (N, H) without what all pictures have in common, as unit vectors; those of no picture stay zeros."""
+    there = pictures.abs().sum(1, keepdim=True) > 0
+    return torch.where(there, F.normalize(pictures - mean, dim=1), torch.zeros_like(pictures))
+
+
+def mean_picture(pictures: Tensor) -> Tensor:
+    """(H,): the mean of those rows that are of a picture."""
+    there = pictures.abs().sum(1) > 0
+    return pictures[there].mean(0) if bool(there.any()) else torch.zeros(pictures.shape[1])

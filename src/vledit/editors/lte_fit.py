@@ -1,0 +1,104 @@
+"""Fitting LTE: the same descriptor before questions that it is about, where the new answer is wanted, and before others, where
+the base's own answer is.
+
+Half of the descriptors stand alone, a quarter with one of another record, a quarter with two, in an order that is drawn (the
+released code puts the true one first, so that a model can learn "the first line wins").  Rows without a descriptor, which the
+paper has too, are not needed: without one the changes are off.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..data.case import EditCase, Probe
+from .cited_cases import CitedCases, Row, opened
+from .features import Features, mean_picture
+from .lte import BASE_TOKENS, LteFit, LteNetwork, descriptor, prompt_of
+from .mend import lowest
+from .training.cases import training_case
+
+if TYPE_CHECKING:
+    from .training.fitting import Fitting
+
+MEAN_OF = 32
+"""Training edits whose pictures say what all pictures have in common."""
+IN, OUT = "in scope", "out of scope"
+
+
+class LteJob:
+    """What `training.loop` runs."""
+
+    def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: LteNetwork):
+        self.fitting, self.features, self.vlm = fitting, features, fitting.vlm
+        assert isinstance(fitting.settings, LteFit)
+        self.settings = fitting.settings
+        self.module, self.cases = network.to(self.vlm.device), cases
+        layer = lowest(self.vlm, network.changes.sites)
+        self.cited = CitedCases(self.vlm, cases, layer, self._rows, self.settings.memory_gb)
+
+    @classmethod
+    def of(cls, fitting: Fitting) -> LteJob:
+        """The job of a fitting.  Raises: InputError for settings that do not fit the model."""
+        settings, vlm = fitting.settings, fitting.vlm
+        assert isinstance(settings, LteFit)
+        torch.manual_seed(settings.seed)
+        features = Features(vlm, settings.encoder)
+        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
+        pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
+        return cls(fitting, cases, features, LteNetwork(vlm, asdict(settings), pictures))
+
+    def run(self, editor: str) -> Path:
+        """Runs the fitting to its end."""
+        return self.fitting.run(editor, self, clip=1.0)
+
+    # --- what the loop asks for -------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def start(self) -> None:
+        """Looks at some pictures."""
+        some = [self.features.pictures([opened(case.request.image)]) for case in self.cases[:MEAN_OF]]
+        self.module.mean.copy_(mean_picture(torch.cat(some)))
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
+
+    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
+        """The new answer's loss in scope, and the base's answer's out of scope, of one edit."""
+        found = self.cited.losses(number, self.module.changes.changes(), draw, self.settings.rows)
+        return {term: loss * (self.settings.out_weight if term == OUT else 1.0) for term, loss in found.items()}
+
+    # --- cases --------------------------------------------------------------------------------------------------------
+
+    def _rows(self, number: int) -> list[Row]:
+        case, rng = self.cases[number], random.Random(f"{self.settings.seed}/descriptors/{self.cases[number].id}")
+        request = case.request
+        probes = [(Probe(request.image, request.question), True)]
+        probes += [(probe, family == "generality") for family, _, _, probe in case.probes()]
+        asked = [probes[0][0], *(probe for probe, inside in probes if not inside)]
+        said = self.vlm.answer([opened(one.image) for one in asked], [one.question for one in asked], BASE_TOKENS)
+        own, outside = descriptor(request.question, request.answer, said[0]), iter(said[1:])
+        found = []
+        for probe, inside in probes:
+            lines = [own, *self._distractors(number, rng)]
+            rng.shuffle(lines)
+            answer = request.answer if inside else next(outside)
+            found.append(Row(probe, prompt_of(lines), answer, IN if inside else OUT))
+        return found
+
+    def _distractors(self, number: int, rng: random.Random) -> list[str]:
+        """Descriptors of other records: none, one or two of them."""
+        others = [one for place, one in enumerate(self.cases) if place != number]
+        count = min(rng.choice((0, 0, 1, 2)), len(others))
+        return [
+            descriptor(one.request.question, one.request.answer, one.base_answer) for one in rng.sample(others, count)
+        ]

@@ -1,0 +1,136 @@
+"""Fitting SERAC, supervised as in the original: the scope classifier by binary cross-entropy on pairs of edit and request, the
+counterfactual model by the likelihood of the answer in scope; neither sees the other's loss.
+
+Hard negatives are those of the benchmark: the same question about a sibling picture, another question about the same picture, a
+black picture, none; and the edits of other records.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..data.case import EditCase, Probe
+from .cited_cases import CitedCases, Row, opened
+from .features import Features, mean_picture
+from .mend import lowest
+from .serac import SeracFit, SeracNetwork, cited
+from .training.cases import training_case
+
+if TYPE_CHECKING:
+    from .training.fitting import Fitting
+
+MEAN_OF = 32
+"""Training edits whose pictures say what all pictures have in common."""
+
+
+class SeracJob:
+    """What `training.loop` runs."""
+
+    def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: SeracNetwork):
+        self.fitting, self.features, self.vlm = fitting, features, fitting.vlm
+        assert isinstance(fitting.settings, SeracFit)
+        self.settings = fitting.settings
+        self.module = network.to(self.vlm.device)
+        layer = lowest(self.vlm, network.counterfactual.sites)
+        self.cases = cases
+        self.cited = CitedCases(self.vlm, cases, layer, self._rows, self.settings.memory_gb)
+        self._vectors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, fitting: Fitting) -> SeracJob:
+        """The job of a fitting.  Raises: InputError for settings that do not fit the model."""
+        settings, vlm = fitting.settings, fitting.vlm
+        assert isinstance(settings, SeracFit)
+        torch.manual_seed(settings.seed)
+        features = Features(vlm, settings.encoder)
+        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
+        pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
+        return cls(fitting, cases, features, SeracNetwork(vlm, asdict(settings), features.text_width, pictures))
+
+    def run(self, editor: str) -> Path:
+        """Runs the fitting to its end."""
+        return self.fitting.run(editor, self, clip=1.0)
+
+    # --- what the loop asks for -------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def start(self) -> None:
+        """Looks at some pictures."""
+        some = torch.cat([self._seen(number)[1][:1] for number in range(min(MEAN_OF, len(self)))])
+        self.module.scope.mean.copy_(mean_picture(some))
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam with two rates."""
+        return torch.optim.Adam(
+            [
+                {"params": list(self.module.counterfactual.parameters()), "lr": self.settings.learning_rate},
+                {"params": list(self.module.scope.parameters()), "lr": self.settings.scope_rate},
+            ]
+        )
+
+    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
+        """The answer's loss in scope of one edit, and the scope classifier's on its requests and those of some others."""
+        others = [other for other in range(len(self)) if other != number]
+        some = [number, *draw.sample(others, min(self.settings.scope_cases - 1, len(others)))]
+        found = self.cited.losses(number, self.module.counterfactual.changes(), draw, self.settings.rows)
+        return {**found, "scope": self.scope_loss(some)}
+
+    def scope_loss(self, numbers: list[int]) -> Tensor:
+        """Binary cross-entropy of β: both classes weigh alike; the edits of the other records are out of scope too."""
+        scope, device = self.module.scope, self.vlm.device
+        seen = [self._seen(number) for number in numbers]
+        lengths = [len(one[2]) for one in seen]
+        questions, pictures = (torch.cat([one[i] for one in seen]).to(device) for i in (0, 1))
+        vectors = scope(questions, pictures)
+        first = torch.tensor([sum(lengths[:i]) for i in range(len(lengths))], device=device)
+        owner = torch.repeat_interleave(torch.arange(len(seen), device=device), torch.tensor(lengths, device=device))
+        inside = torch.cat([one[2] for one in seen]).to(device)
+        keys, there = vectors[first], pictures.abs().sum(1) > 0
+        squares = (vectors[:, None] - keys[None]).square().sum(-1)  # (N, E)
+        own = owner[:, None] == torch.arange(len(seen), device=device)[None]
+        alike = there[:, None] == there[first][None]  # the others never fire: see `SeracMemory.decide`
+        itself = torch.zeros_like(own)
+        itself[first, torch.arange(len(seen), device=device)] = True
+        same = (questions[:, None] == questions[first][None]).all(-1) & (
+            pictures[:, None] == pictures[first][None]
+        ).all(-1)
+        positive = own & inside[:, None] & ~itself & alike
+        negative = ~(own & inside[:, None]) & ~same & alike
+        beta = scope.from_squares(squares)
+        terms = []
+        if bool(positive.any()):
+            terms.append(-beta[positive].clamp(min=1e-6).log().mean())
+        if bool(negative.any()):
+            terms.append(-(1 - beta[negative]).clamp(min=1e-6).log().mean())
+        return torch.stack(terms).mean() if terms else squares.sum() * 0
+
+    # --- cases --------------------------------------------------------------------------------------------------------
+
+    def _requests(self, number: int) -> list[tuple[Probe, bool]]:
+        """The edit itself, then its probes; whether each is in scope."""
+        case = self.cases[number]
+        found = [(Probe(case.request.image, case.request.question), True)]
+        return found + [(probe, family == "generality") for family, _, _, probe in case.probes()]
+
+    def _rows(self, number: int) -> list[Row]:
+        request = self.cases[number].request
+        insert = cited(request.question, request.answer)
+        return [Row(probe, insert, request.answer, "answer") for probe, inside in self._requests(number) if inside]
+
+    def _seen(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, D), (n, H), (n,) bool: questions, pictures, whether in scope; the edit itself first."""
+        if number not in self._vectors:
+            requests = self._requests(number)
+            questions = self.features.questions([probe.question for probe, _ in requests])
+            pictures = torch.cat([self.features.pictures([opened(probe.image)]) for probe, _ in requests])
+            self._vectors[number] = (questions, pictures, torch.tensor([inside for _, inside in requests]))
+        return self._vectors[number]
