@@ -132,7 +132,7 @@ def _glm(processor_class: Any, layers: int, text: dict[str, Any]) -> tuple[Any, 
 
 def _glm4v(layers: int, text: dict[str, Any]) -> tuple[Any, Any]:
     """What its last layer can say is bounded by a norm; with this vocabulary no token of the tests' answers is out of reach."""
-    processor, shared = _glm(Glm4vProcessor, layers, {"vocab_size": len(glm_tokenizer()) + 4, **text})
+    processor, shared = _glm(Glm4vProcessor, layers, {"vocab_size": len(glm_tokenizer()) + 5, **text})
     return Glm4vForConditionalGeneration(Glm4vConfig(**shared)), processor
 
 
