@@ -57,6 +57,8 @@ class Attribution:
     visual: tuple[bool, ...]
     start: int
     pulls: tuple[float, ...] = ()
+    taken: tuple[float, ...] = ()
+    """Per token, what the start takes from it in the top third of the layers: its attention's score times the weight on it."""
 
     def image_share(self, layer: int) -> float:
         """The picture's part of all scores of a layer (both of Eq. 16); NaN where no token but the start is above γ.
@@ -123,8 +125,11 @@ def attribute(parts: Anatomised, gamma: float = GAMMA, top_k: int = TOP_K, start
         keys, found, looks = _layer(queue, scores[layer].tolist(), parts.weights[layer], gamma, top_k)
         layers.append(LayerKeys(layer, tuple(keys), found, tuple(looks)))
         queue = keys
-    pulls = scores[:, first].cpu() * parts.weights[:, first].cpu()[:, parts.visual].sum(-1)
-    return Attribution(tuple(layers), tuple(parts.visual.tolist()), first, tuple(pulls.tolist()))
+    takes = scores[:, first, None].cpu() * parts.weights[:, first].cpu()  # (L, T)
+    taken = takes[-max(1, round(len(takes) / 3)) :].sum(0)
+    pulls = takes[:, parts.visual].sum(-1)
+    visual = tuple(parts.visual.tolist())
+    return Attribution(tuple(layers), visual, first, tuple(pulls.tolist()), tuple(taken.tolist()))
 
 
 def _layer(

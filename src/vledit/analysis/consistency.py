@@ -16,8 +16,8 @@ import torch
 from ..data.benchmarks import spread
 from ..data.devqa import DevQA
 from ..evaluate.bootstrap import Estimate
-from ..evaluate.metrics import estimated
 from ..vlm.pictures import open_picture
+from .ranks import bootstrapped
 
 if TYPE_CHECKING:
     from ..vlm.base import VLM
@@ -63,7 +63,7 @@ def consistency(
         }
         for name, value in pairs.items():
             table.setdefault(name, {})[case.id] = float(value)
-    return estimated(table)
+    return bootstrapped(table)
 
 
 def picture_vector(vlm: VLM, image: object) -> np.ndarray:

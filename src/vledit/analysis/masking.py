@@ -1,8 +1,10 @@
 """What is left of an answer when tokens are hidden: the masking study (Table 1 of "transient blindness"), and deletion.
 
 Masking: in the top layers only the tokens that attribution found may be looked at.  The answer should stay; against it, as
-many tokens of picture and of text, drawn at random.  Deletion: in all layers the tokens with the highest scores may not be
-looked at.  The answer should change; against it, as many of picture and of text that are not among them, drawn at random.
+many tokens of picture and of text, drawn at random.  Deletion: in all layers the tokens of picture and question that the last
+token takes most from (`Attribution.taken`) may not be looked at.  The answer should change; against it, as many others of
+picture and of question, drawn at random.  (By their scores over all layers the template's first tokens, at which attention
+rests where it has nothing to look for, would come first; the answer does not hang on them.)
 """
 
 from __future__ import annotations
@@ -76,10 +78,15 @@ def but_keys(
     return hidden
 
 
-def best(found: Attribution, count: int) -> list[int]:
-    """The tokens with the highest scores over all layers, the start not among them; fewer where there are fewer."""
-    totals = {token: score for token, score in found.totals().items() if token != found.start}
-    return sorted(totals, key=lambda token: (-totals[token], token))[:count]
+def best(found: Attribution, encoded: Encoded, count: int) -> list[int]:
+    """The tokens of picture and question that the start takes most from; fewer where there are fewer."""
+    tokens = [token for token in content(encoded).nonzero().flatten().tolist() if found.taken[token] > 0]
+    return sorted(tokens, key=lambda token: (-found.taken[token], token))[:count]
+
+
+def content(encoded: Encoded) -> Tensor:
+    """(T,) bool: the tokens of the picture and of the question itself, without the template's."""
+    return (encoded.visual_mask[0] | encoded.question_mask[0]).cpu()
 
 
 def without(tokens: Sequence[int], encoded: Encoded, n_layers: int) -> Tensor:
@@ -90,9 +97,9 @@ def without(tokens: Sequence[int], encoded: Encoded, n_layers: int) -> Tensor:
 
 
 def others_like(tokens: Sequence[int], encoded: Encoded, start: int, draw: torch.Generator) -> list[int]:
-    """As many tokens of the picture and of the text as these, none of them or the start; fewer where there are fewer left."""
+    """As many tokens of picture and of question as these, none of them or the start; fewer where there are fewer left."""
     visual = encoded.visual_mask[0].cpu()
-    free = encoded.prompt_mask[0].cpu().clone()
+    free = content(encoded)
     free[[*tokens, start]] = False
     found = []
     for side in (visual, ~visual):

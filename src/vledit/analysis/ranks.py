@@ -1,4 +1,4 @@
-"""Whether one figure goes with another, case by case: Spearman's rank correlation with a bootstrap interval over cases."""
+"""Means of figures that are no shares, and whether one goes with another (Spearman), with bootstrap intervals over cases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..evaluate.bootstrap import RESAMPLES, Estimate, interval
+from ..evaluate.bootstrap import RESAMPLES, Estimate, draws, interval, matrix, means, resampled
+
+
+def bootstrapped(table: Mapping[str, Mapping[str, float]], seed: int = 0) -> dict[str, Estimate]:
+    """Name → mean over cases with its interval, from name → case id → value of any size (nats, cosines, ratios)."""
+    cases = sorted({case for column in table.values() for case in column})
+    values, drawn = matrix(list(table.values()), cases), draws(len(cases), seed)
+    samples = resampled(values, drawn)
+    return {
+        name: interval(float(point), row, len(table[name]))
+        for name, point, row in zip(table, means(values), samples, strict=True)
+    }
 
 
 def spearman(first: Mapping[str, float], second: Mapping[str, float], seed: int = 0) -> Estimate:
@@ -18,8 +29,8 @@ def spearman(first: Mapping[str, float], second: Mapping[str, float], seed: int 
     x, y = np.array([first[c] for c in cases]), np.array([second[c] for c in cases])
     if len(cases) < 3:
         return Estimate(float("nan"), float("nan"), float("nan"), len(cases))
-    draws = np.random.default_rng(seed).integers(0, len(cases), (RESAMPLES, len(cases)))
-    samples = np.array([_rho(x[drawn], y[drawn]) for drawn in draws])
+    chosen = np.random.default_rng(seed).integers(0, len(cases), (RESAMPLES, len(cases)))
+    samples = np.array([_rho(x[drawn], y[drawn]) for drawn in chosen])
     return interval(_rho(x, y), samples, len(cases))
 
 

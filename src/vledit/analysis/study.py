@@ -16,6 +16,7 @@ from . import kl, masking
 from .acting import acting, edited
 from .anatomised import anatomise, logits_everywhere
 from .attribution import GAMMA, TOP_K, Attribution, attribute
+from .ranks import bootstrapped
 
 if TYPE_CHECKING:
     from ..data.case import EditCase, Probe
@@ -134,7 +135,7 @@ def layer_estimates(lines: Sequence[Mapping[str, Any]], cell: str, measure: str)
         for layer, value in enumerate(values):
             if value is not None:
                 tables.setdefault(line["variant"], {}).setdefault(str(layer), {})[line["case"]] = value
-    return {name: _of_layers(estimated(table), layers) for name, table in tables.items()}
+    return {name: _of_layers(bootstrapped(table), layers) for name, table in tables.items()}
 
 
 def _of_layers(found: Mapping[str, Estimate], layers: int) -> list[Estimate]:
@@ -207,7 +208,7 @@ def masking_ways(traced: Attribution, encoded: Any, n_layers: int, seed: str) ->
         ways[f"keys/{start}"] = masking.but_keys(traced, encoded, n_layers, start)
         ways[f"random/{start}/0"] = masking.but_keys(traced, encoded, n_layers, start, draw)
     for count in masking.REMOVED:
-        tokens = masking.best(traced, count)
+        tokens = masking.best(traced, encoded, count)
         if len(tokens) < count:
             continue
         ways[f"best/{count}"] = masking.without(tokens, encoded, n_layers)
@@ -238,7 +239,10 @@ def masked_estimates(lines: Sequence[Mapping[str, Any]], variant: str, cell: str
             if kind in ("best", "others"):
                 lost = ways["whole"]["log_probability"] - kept["log_probability"]
                 table.setdefault(f"lost {way}", {}).setdefault(line["case"], []).append(lost)
-    return estimated({way: {c: sum(v) / len(v) for c, v in cases.items()} for way, cases in table.items()})
+    averaged = {way: {c: sum(v) / len(v) for c, v in cases.items()} for way, cases in table.items()}
+    shares = {way: column for way, column in averaged.items() if not way.startswith("lost ")}
+    nats = {way: column for way, column in averaged.items() if way.startswith("lost ")}
+    return estimated(shares) | bootstrapped(nats)
 
 
 OTHER_PROMPT = "the edit changes the prompt, or another model answers: there are no tokens to compare one by one."
@@ -286,7 +290,7 @@ def kl_estimates(lines: Sequence[Mapping[str, Any]], variant: str, cell: str) ->
         ratio = kl.Moved(found["image"], found["text"]).ratio
         if not math.isnan(ratio):
             table["ratio"][line["case"]] = ratio
-    return estimated({name: values for name, values in table.items() if values})
+    return bootstrapped({name: values for name, values in table.items() if values})
 
 
 def _nothing() -> Any:

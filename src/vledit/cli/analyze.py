@@ -384,15 +384,15 @@ def _ranks(lines: Sequence[dict[str, Any]], blind: dict[str, dict[str, float]]) 
 
 
 def _upper(lines: Sequence[dict[str, Any]], names: Sequence[str], cell: str, measure: str) -> dict[str, Estimate]:
+    from ..analysis.ranks import bootstrapped
     from ..analysis.study import upper_mean
-    from ..evaluate.metrics import estimated
 
     table: dict[str, dict[str, float]] = {name: {} for name in names}
     for line in lines:
         values = line.get(measure, {}).get(cell)
         if values and (value := upper_mean(values)) == value:
             table[line["variant"]][line["case"]] = value
-    return estimated({name: values for name, values in table.items() if values})
+    return bootstrapped({name: values for name, values in table.items() if values})
 
 
 def _tell_failures(lines: Sequence[dict[str, Any]]) -> None:
