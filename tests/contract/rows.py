@@ -87,6 +87,7 @@ EDITORS = {
         EditorRow("grace", "grace", {"site": "-1.mlp", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
         EditorRow("ike", "ike"),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
+        EditorRow("t_patcher", "t_patcher", {"steps": 40, "unlearnt": "keep"}),
     )
 }
 CELLS = [(family, name) for family in FAMILIES for name in EDITORS]
@@ -149,6 +150,8 @@ def reference(family: str, name: str) -> Any:
     vlm = copied(one.vlm)
     if one.edit.payload is not None:
         return LongerPrompts(vlm, one) if "before" in one.edit.payload.meta else ByHand(vlm, one.edit)
+    if any(change.kind == "neurons" for change in (one.edit.weights or {}).values()):
+        return NeuronsByHand(vlm, one.edit)
     changes = one.edit.weights or {one.edit.entry.site: one.edit.entry.transformation}  # type: ignore[union-attr]
     with torch.no_grad():
         for point, change in changes.items():
@@ -175,6 +178,31 @@ class LongerPrompts:
 
     def answer(self, image: Any, question: str, most: int) -> Any:
         return self.base.answer(image, self.one.read(question), most)
+
+
+class NeuronsByHand:
+    """The base with neurons put beside a block by hand, one after the other, for every row."""
+
+    def __init__(self, vlm: VLM, edit: Edit):
+        self.base, self.edit = EditedModel(vlm), edit
+
+    def _put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        ((_, neurons),) = self.edit.weights.items()  # type: ignore[union-attr]
+        for key, bias, value in zip(neurons.keys, neurons.biases, neurons.values, strict=True):
+            y = y + torch.relu((x.to(key) * key).sum(-1, keepdim=True) + bias).mul(value).to(y)
+        return y
+
+    def _acting(self) -> Any:
+        ((site, _),) = self.edit.weights.items()  # type: ignore[union-attr]
+        return site_changed(self.base.vlm, self.base.vlm.resolve_site(site), self._put)
+
+    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
+        with self._acting():
+            return self.base.generate(images, questions, **settings)
+
+    def answer(self, image: Any, question: str, most: int) -> Any:
+        with self._acting():
+            return self.base.answer(image, question, most)
 
 
 class ByHand:

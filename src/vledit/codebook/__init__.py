@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .entry import Entry as Entry
     from .entry import FullTransformation as FullTransformation
     from .entry import LazyTransformation as LazyTransformation
+    from .entry import NeuronTransformation as NeuronTransformation
     from .entry import SpanTransformation as SpanTransformation
     from .entry import Transformation as Transformation
     from .relation import Relation as Relation
@@ -28,6 +29,7 @@ _LAZY = {
     "Entry": ".entry",
     "FullTransformation": ".entry",
     "LazyTransformation": ".entry",
+    "NeuronTransformation": ".entry",
     "SpanTransformation": ".entry",
     "Transformation": ".entry",
     "Relation": ".relation",
@@ -44,6 +46,7 @@ __all__ = [
     "Entry",
     "FullTransformation",
     "LazyTransformation",
+    "NeuronTransformation",
     "Query",
     "Relation",
     "Router",

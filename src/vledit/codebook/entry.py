@@ -144,7 +144,52 @@ class SpanTransformation(_Tensors):
         return ((x.to(self.inputs.dtype) @ self.inputs.T) @ self.directions.T).to(x.dtype)
 
 
-KINDS: dict[str, type[_Tensors]] = {"full": FullTransformation, "span": SpanTransformation}
+@dataclass(frozen=True, eq=False)
+class NeuronTransformation(_Tensors):
+    """ReLU neurons beside a layer: delta(x) = Σ_p relu(k_p·x + b_p) v_p; exactly 0 where none of them is active.
+
+    Args:
+        keys: (n, in). biases: (n,). values: (n, out).
+        queries: (n, in), the input that each neuron was made for; later edits keep away from these.
+    Source: Huang et al., Transformer-Patcher, ICLR 2023, Sec. 3.
+    """
+
+    keys: Tensor
+    biases: Tensor
+    values: Tensor
+    queries: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(one.shape) for one in (self.keys, self.biases, self.values, self.queries)]
+        count = shapes[0][:1]
+        fit = len(shapes[0]) == len(shapes[2]) == 2 and shapes[1] == count == shapes[2][:1] and shapes[3] == shapes[0]
+        if not fit:
+            raise InputError(
+                f"NeuronTransformation: keys (n, in), biases (n,), values (n, out), queries (n, in) wanted, not {shapes}."
+            )
+
+    @property
+    def kind(self) -> str:
+        return "neurons"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return {"keys": (n, in), "biases": (n,), "values": (n, out), "queries": (n, in)}."""
+        return {"keys": self.keys, "biases": self.biases, "values": self.values, "queries": self.queries}
+
+    def activations(self, x: Tensor) -> Tensor:
+        """k·x + b, before the ReLU, for x (..., in): (..., n), in the keys' dtype."""
+        return x.to(self.keys.dtype) @ self.keys.T + self.biases
+
+    def delta(self, x: Tensor) -> Tensor:
+        """Return Σ relu(k·x + b) v for x (..., in): (..., out), computed in the keys' dtype, returned in x's."""
+        return (self.activations(x).clamp(min=0) @ self.values).to(x.dtype)
+
+
+KINDS: dict[str, type[_Tensors]] = {
+    "full": FullTransformation,
+    "span": SpanTransformation,
+    "neurons": NeuronTransformation,
+}
 """Transformations that a codebook can read back; a plug-in may add its own."""
 
 

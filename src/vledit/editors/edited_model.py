@@ -200,8 +200,8 @@ class EditedModel:
                     self.memories[edit.editor] = editor_class(edit.editor)().memory(self.vlm)
                 return self.memories[edit.editor].add(edit)
             always_on.check_new(self.weights, edit)
+            self._always = always_on.changes({**self.weights, edit.id: edit})
             self.weights[edit.id] = edit
-            self._always = always_on.changes(self.weights)
             return edit
 
     def _broken_by(self, edit: Edit) -> list[str]:

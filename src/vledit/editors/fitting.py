@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codebook import FullTransformation, SpanTransformation, Transformation
+from ..codebook import FullTransformation, NeuronTransformation, SpanTransformation, Transformation
 from ..errors import EditFailedError, InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.surroundings import lasting
@@ -80,7 +80,18 @@ class Sum:
 
 
 def combined(first: Transformation, second: Transformation) -> Transformation:
-    """One transformation that does what both do together; of rank r1 + r2 where both are spans."""
+    """One transformation that does what both do together; of rank r1 + r2 where both are spans.
+
+    Raises: InputError where one is a layer's neurons and the other is not.
+    """
+    if isinstance(first, NeuronTransformation) and isinstance(second, NeuronTransformation):
+        parts = zip(first.tensors().items(), second.tensors().values(), strict=True)
+        return NeuronTransformation(**{name: torch.cat([mine, theirs.to(mine)]) for (name, mine), theirs in parts})
+    if isinstance(first, NeuronTransformation) or isinstance(second, NeuronTransformation):
+        raise InputError(
+            f"site: always-on edits of the kinds '{first.kind}' and '{second.kind}' cannot be added up at one site; give the "
+            "new edit another site."
+        )
     if isinstance(first, SpanTransformation) and isinstance(second, SpanTransformation):
         return SpanTransformation(
             torch.cat([first.directions, second.directions], 1), torch.cat([first.inputs, second.inputs])

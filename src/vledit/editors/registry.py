@@ -36,6 +36,10 @@ _OWN = {
         "vledit.editors.serac:Serac",
         "scope classifier, memory and counterfactual model (Mitchell et al., ICML 2022)",
     ),
+    "t_patcher": (
+        "vledit.editors.t_patcher:TPatcher",
+        "a ReLU neuron beside the last MLP for each wrong answer token, always on (Huang et al., ICLR 2023)",
+    ),
     "ft": ("vledit.editors.ft:FineTune", "plain fine-tune of one site, always on (BalancEdit App. E)"),
 }
 
