@@ -301,3 +301,23 @@ def test_several_requests_are_several_edits():
     made = model.edit([REQUEST, EditRequest(None, QUESTIONS[1], "tea", ("Say it.",))], **OPTIONS)
     assert [one.request.answer for one in made] == ["two cups", "tea"]
     assert model.edits() == [one.id for one in made]
+
+
+def test_many_low_rank_changes_at_once_are_what_each_gives_alone(vlm):
+    """One batched product for all rows, of different ranks, with a row on which nothing acts and beams."""
+    from vledit.codebook import SpanTransformation
+    from vledit.vlm.acting import change_rows
+
+    out, width = vlm.site_shape("0.mlp.out")
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    changes = [SpanTransformation(draw(out, rank), draw(rank, width)) for rank in (1, 3, 2, 4, 1)]
+    rows = [None, *({"0.mlp.out": change} for change in changes), {"0.mlp.out": changes[0]}]
+    x, y = draw(14, 3, width), draw(14, 3, out)
+    last = torch.zeros(7, dtype=torch.long)
+    found = change_rows(rows, "0.mlp.out", x, y, last, 0)
+    for row in range(7):
+        for beam in (2 * row, 2 * row + 1):
+            alone = change_rows([rows[row]], "0.mlp.out", x[[beam]], y[[beam]], last[:1], 0)
+            assert torch.allclose(found[[beam]], alone, atol=1e-4)
+    assert torch.equal(found[:2], y[:2])

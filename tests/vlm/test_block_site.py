@@ -161,7 +161,7 @@ def test_a_mixture_is_edited_at_its_block_by_default():
     vlm = other_form("mixture")
     assert vlm.default_site == Site(2, "mlp")
     assert build("llava").default_site == Site(2, "mlp.out")
-    with pytest.raises(InputError, match=r"no linear for 'mlp.out'.*Sites of this layer: mlp\."):
+    with pytest.raises(InputError, match=r"no linear for 'mlp.out'.*Sites of this layer: mlp, layer\."):
         vlm.site_place("-1.mlp.out")
     with pytest.raises(InputError, match="whole MLP block"):
         vlm.site_weight(vlm.default_site)

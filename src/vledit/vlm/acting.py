@@ -120,7 +120,35 @@ def _groups(rows: Rows, point: str, beams: int) -> list[tuple[Any, list[int]]]:
     return list(found.values())
 
 
-def change_rows(rows: Rows, point: str, x: Tensor, y: Tensor, last: Tensor, start: int) -> Tensor:
+STACKED = 4
+"""From so many different changes on, those of low rank are computed as one batched product."""
+
+
+def _stacked(groups: list[tuple[Any, list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Rows (n,), inputs (n, r, in) and directions (n, out, r) of low-rank changes, smaller ranks filled up with zeros.
+
+    None where there are few changes, or some that are not of low rank.
+    """
+    if len(groups) < STACKED or not all(is_plain(one) and hasattr(one, "directions") for one, _ in groups):
+        return None
+    rank = max(one.inputs.shape[0] for one, _ in groups)
+    pad = torch.nn.functional.pad
+    inputs = torch.stack([pad(one.inputs, (0, 0, 0, rank - len(one.inputs))) for one, _ in groups])
+    directions = torch.stack([pad(one.directions, (0, rank - one.directions.shape[1])) for one, _ in groups])
+    counts = torch.tensor([len(members) for _, members in groups], device=device)
+    rows = torch.tensor([row for _, members in groups for row in members], device=device)
+    return rows, inputs.repeat_interleave(counts, 0), directions.repeat_interleave(counts, 0)
+
+
+def change_rows(
+    rows: Rows,
+    point: str,
+    x: Tensor,
+    y: Tensor,
+    last: Tensor,
+    start: int,
+    kept: dict[tuple[str, int], Any] | None = None,
+) -> Tensor:
     """The point's output with what acts on each row.
 
     Args:
@@ -128,12 +156,22 @@ def change_rows(rows: Rows, point: str, x: Tensor, y: Tensor, last: Tensor, star
         x, y: (B, T, in) and (B, T, out).
         last: (B / n,) column of each row's last prompt token.
         start: column of the first of the T tokens.
+        kept: what is worked out once for all passes over these rows.
     """
     beams, rest = divmod(len(x), len(rows))
     if rest or not beams:
         raise InputError(f"transforms: {len(rows)} given for a batch of {len(x)} rows. Give one (or None) per row.")
-    for change, members in _groups(rows, point, beams):
-        index = torch.tensor(members, device=y.device)
+    kept = {} if kept is None else kept
+    if (point, beams) not in kept:
+        groups = _groups(rows, point, beams)
+        indexed = [(one, torch.tensor(members, device=y.device)) for one, members in groups]
+        kept[point, beams] = indexed, _stacked(groups, y.device)
+    groups, stacked = kept[point, beams]
+    if stacked is not None:
+        index, inputs, directions = stacked
+        found = (x[index].to(inputs.dtype) @ inputs.mT) @ directions.mT
+        return y.index_add(0, index, found.to(y.dtype))
+    for change, index in groups:
         before = y[index]
         given, flat = x[index].reshape(-1, x.shape[-1]), before.reshape(-1, y.shape[-1])
         after = applied(change, given, flat).reshape(before.shape).to(y.dtype)
@@ -202,7 +240,9 @@ def lowest(vlm: VLM, points: Iterable[str]) -> int:
 
 
 def _site_acting(vlm: VLM, rows: Rows, point: str, last: Tensor, columns: _Columns) -> Any:
-    return site_changed(vlm, vlm.resolve_site(point), lambda x, y: change_rows(rows, point, x, y, last, columns.start))
+    kept: dict[tuple[str, int], Any] = {}
+    change = lambda x, y: change_rows(rows, point, x, y, last, columns.start, kept)  # noqa: E731
+    return site_changed(vlm, vlm.resolve_site(point), change)
 
 
 @contextmanager
@@ -262,6 +302,7 @@ def deciding(
         raise InputError(f"points: {points} do not all lie at or above {site}, where what acts is decided.")
     batch, length = encoded.prompt_mask.shape
     state: list[Rows] = []
+    kept: dict[tuple[str, int], Any] = {}
 
     def at_site(x: Tensor, y: Tensor) -> Tensor:
         if not state:
@@ -271,7 +312,7 @@ def deciding(
             with torch.no_grad():
                 seen = {read.key: read.pool((y if read.output else x)[::beams, :length], encoded) for read in reads}
             state.append([None if out else found for out, found in zip(skip, decide(seen), strict=True)])
-        return change_rows(state[0], str(site), x, y, last, columns.start)
+        return change_rows(state[0], str(site), x, y, last, columns.start, kept)
 
     with ExitStack() as stack:
         stack.enter_context(vlm.lock)
@@ -279,13 +320,15 @@ def deciding(
         stack.enter_context(site_changed(vlm, site, at_site))
         for point in points:
             if vlm.resolve_site(point) != site:
-                change = _later(state, point, last, columns)
+                change = _later(state, point, last, columns, kept)
                 stack.enter_context(site_changed(vlm, vlm.resolve_site(point), change))
         yield
 
 
-def _later(state: list[Rows], point: str, last: Tensor, columns: _Columns) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda x, y: change_rows(state[0], point, x, y, last, columns.start) if state else y
+def _later(
+    state: list[Rows], point: str, last: Tensor, columns: _Columns, kept: dict[tuple[str, int], Any]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: change_rows(state[0], point, x, y, last, columns.start, kept) if state else y
 
 
 # --- embeddings in the prompt -------------------------------------------------------------------------------------------

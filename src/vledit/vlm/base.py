@@ -23,6 +23,7 @@ from ..errors import InputError
 from . import generation, measures
 from .anatomy import dissect, module_at
 from .encoded import Encoded, Trunk, left_padded
+from .exact import exact_convolutions
 from .families import Family
 from .fingerprint import fingerprint
 from .gradients import passing_gradients
@@ -344,7 +345,7 @@ class VLM:
         forward = self.anatomy.decoder if self._embeds_outside else self.model
         end = next(iter(self.anatomy.finishing), None if self._embeds_outside else self.anatomy.lm_head)
         # inference mode off: what comes out may enter a computation with gradient
-        with self.lock, torch.inference_mode(False), torch.no_grad():
+        with self.lock, torch.inference_mode(False), torch.no_grad(), exact_convolutions(self.device):
             inputs = self.language_inputs(encoded)
             hidden, calls = record_calls(lambda: forward(**inputs, use_cache=False), list(self.layers)[layer:], end)
         return Trunk(layer, hidden, calls, encoded)
@@ -482,7 +483,8 @@ class VLM:
         if bool(encoded.answer_mask.any()):
             raise InputError("answers: prompts that hold the answer cannot be answered; encode without answers.")
         site = self.default_site if site is None else self.resolve_site(site)
-        with transformed(self, site, as_rows(transforms, len(encoded))), torch.inference_mode():
+        acting = transformed(self, site, as_rows(transforms, len(encoded)))
+        with acting, torch.inference_mode(), exact_convolutions(self.device):
             inputs = self.language_inputs(encoded)
             limit = self.max_answer_tokens if max_new_tokens is None else max_new_tokens
             rows = generation.greedy(self.anatomy.causal, inputs, self._prompter, limit)

@@ -19,6 +19,7 @@ from transformers import StoppingCriteriaList
 from ..errors import InputError
 from . import generation
 from .encoded import Encoded
+from .exact import exact_convolutions
 from .hooks import prompt_embedded
 from .places import is_recurrent
 from .surroundings import on_cpu_unless_named
@@ -64,7 +65,7 @@ def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
         )
         del settings["prefill_chunk_size"]
     causal: Any = vlm.anatomy.causal
-    with vlm.lock, torch.inference_mode():
+    with vlm.lock, torch.inference_mode(), exact_convolutions(vlm.device):
         if causal is vlm.model:
             embedded = vlm.family.decoding(causal, encoded) if vlm.family.decoding else nullcontext()
         else:
