@@ -15,7 +15,7 @@ from .conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HEAVY = ("data", "analyze", "bench", "report", "compare", "choose-alpha", "model-card", "train-pocket")
+HEAVY = ("data", "analyze", "bench", "report", "compare", "choose-alpha", "model-card", "train-pocket", "serve")
 """Commands that need the network or minutes: only that they exist, with the options that are shown."""
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import openai
 import pytest
@@ -88,3 +92,17 @@ def test_bad_input_names_the_field(client: TestClient, change: dict, field: str)
     error = response.json()["error"]
     assert error["param"] == field, error
     assert "Traceback" not in response.text
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_command_of_the_readme_works(make: Make, tmp_path: Path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (command,) = [block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "chat/completions" in block]
+    (tmp_path / "demo").mkdir()
+    picture(2).save(tmp_path / "demo" / "apple.png")
+    with running(make()) as address:
+        command = command.replace("http://127.0.0.1:8000", address).replace('"pocket"', '"tiny-pocket"')
+        ran = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    answer = json.loads(ran.stdout)
+    assert answer["choices"][0]["message"]["content"] is not None, answer
+    assert answer["vledit"]["fired"] is False

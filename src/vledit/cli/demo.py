@@ -66,6 +66,9 @@ def demo(
             markup=False,
             soft_wrap=True,
         )
+        screen.print(
+            f"serve it, with pages to ask and edit:  vledit serve --codebook {codebook}", markup=False, soft_wrap=True
+        )
     if not played.undone:
         raise NotUndoneError("after removing the edit not everything is as before; please report this (see the page).")
 

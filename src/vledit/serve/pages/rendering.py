@@ -25,7 +25,7 @@ _templates = Environment(
 
 def number(value: float | None) -> str:
     """Three significant digits, without a tail."""
-    return "–" if value is None else f"{value:.3g}"
+    return "–" if value is None else "0" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def when(time: str) -> str:
