@@ -96,7 +96,9 @@ def make(tmp_path: Path) -> Make:
 @pytest.fixture
 def client(make: Make) -> Iterator[TestClient]:
     """A client on this machine of a server without tokens."""
-    with TestClient(make(), client=("127.0.0.1", 1), raise_server_exceptions=False) as found:
+    with TestClient(
+        make(), client=("127.0.0.1", 1), base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as found:
         yield found
 
 

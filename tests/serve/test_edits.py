@@ -155,20 +155,24 @@ def test_codebook_files_go_out_and_come_in(client: TestClient, make: Make, tmp_p
     file.write_bytes(client.get("/v1/codebook").content)
     with Codebook.open(file, tiny("pocket").fingerprint) as book:
         assert [entry.id for entry in book.active()] == ["tea"]
-    with TestClient(make(store=str(tmp_path / "other.db"), codebook=str(file)), client=("127.0.0.1", 1)) as other:
+    with TestClient(
+        make(store=str(tmp_path / "other.db"), codebook=str(file)), client=("127.0.0.1", 1), base_url="http://127.0.0.1"
+    ) as other:
         assert answer(other) == "golden tea"
         took = other.post("/v1/codebook", content=file.read_bytes()).json()
         assert (took["added"], took["known"]) == (0, 1)
-    with TestClient(make(store=str(tmp_path / "third.db")), client=("127.0.0.1", 1)) as third:
+    with TestClient(
+        make(store=str(tmp_path / "third.db")), client=("127.0.0.1", 1), base_url="http://127.0.0.1"
+    ) as third:
         assert third.post("/v1/codebook", content=file.read_bytes()).json()["added"] == 1
         assert answer(third) == "golden tea"
         assert third.post("/v1/codebook", content=b"no codebook").status_code == 400
 
 
 def test_edits_are_there_after_a_restart(make: Make):
-    with TestClient(make(), client=("127.0.0.1", 1)) as first:
+    with TestClient(make(), client=("127.0.0.1", 1), base_url="http://127.0.0.1") as first:
         edited(first)
-    with TestClient(make(), client=("127.0.0.1", 1)) as second:
+    with TestClient(make(), client=("127.0.0.1", 1), base_url="http://127.0.0.1") as second:
         assert answer(second) == "golden tea"
 
 
@@ -203,7 +207,9 @@ def test_an_unfit_edit_is_refused_before_it_waits(client: TestClient, change: di
 
 
 def test_a_full_queue_is_told_with_the_time_to_wait(make: Make):
-    with TestClient(make(limits=Limits(waiting_edits=1)), client=("127.0.0.1", 1)) as client:
+    with TestClient(
+        make(limits=Limits(waiting_edits=1)), client=("127.0.0.1", 1), base_url="http://127.0.0.1"
+    ) as client:
         with small().lock:  # nothing can be made meanwhile
             answers = [client.post("/v1/edits", json={**EDIT, "id": f"e{number}"}) for number in range(4)]
         busy = [one for one in answers if one.status_code == 429]

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from vledit.serve.logs import JsonLines
 from vledit.serve.settings import Limits
 from vledit.vlm.conversation import Turn
 
-from .conftest import QUESTION, Make, asked, data_url, finished, message, small, text_of
+from .conftest import QUESTION, Make, asked, data_url, finished, message, running, small, text_of
 from .test_edits import EDIT, answer, edited
 
 
@@ -137,7 +138,9 @@ def test_many_clients_get_the_answers_that_each_would_get_alone(client: TestClie
 
 
 def test_429_tells_when_to_come_back(make: Make):
-    with TestClient(make(limits=Limits(waiting=1, batch=1)), client=("127.0.0.1", 1)) as client:
+    with TestClient(
+        make(limits=Limits(waiting=1, batch=1)), client=("127.0.0.1", 1), base_url="http://127.0.0.1"
+    ) as client:
         body = {"model": "tiny-pocket", "messages": [message(QUESTION)], "max_tokens": 2}
         with ThreadPoolExecutor(8) as pool:
             small().lock.acquire()
@@ -152,8 +155,8 @@ def test_429_tells_when_to_come_back(make: Make):
 
 
 def test_two_replicas_on_one_store_answer_alike_within_a_second(make: Make, where: str):
-    here = TestClient(make(store=where), client=("127.0.0.1", 1))
-    with here as one, TestClient(make(store=where), client=("127.0.0.1", 1)) as other:
+    here = TestClient(make(store=where), client=("127.0.0.1", 1), base_url="http://127.0.0.1")
+    with here as one, TestClient(make(store=where), client=("127.0.0.1", 1), base_url="http://127.0.0.1") as other:
         before = answer(other)
         edited(one)
         began = time.monotonic()
@@ -220,3 +223,28 @@ def test_spans_tell_of_requests_and_batches_but_not_of_questions(client: TestCli
     assert ("route", "/v1/chat/completions") in told
     assert ("status", 200) in told
     assert "secret" not in str(told)
+
+
+def test_what_runs_when_it_is_stopped_is_answered(make: Make):
+    app = make()
+    with ThreadPoolExecutor(1) as pool:
+        with running(app) as address:
+            held, stopped = threading.Event(), threading.Event()
+
+            def hold() -> None:
+                with small().lock:
+                    held.set()
+                    stopped.wait(30)
+                    time.sleep(0.3)
+
+            threading.Thread(target=hold).start()
+            held.wait(10)
+            body = json.dumps({"model": "tiny-pocket", "messages": [message(QUESTION)], "max_tokens": 2}).encode()
+            request = urllib.request.Request(
+                f"{address}/v1/chat/completions", body, {"content-type": "application/json"}
+            )
+            call = pool.submit(lambda: urllib.request.urlopen(request, timeout=60).status)
+            while not app.state.service.batcher._running:
+                time.sleep(0.01)
+            stopped.set()  # the stop comes before the answer
+        assert call.result(60) == 200

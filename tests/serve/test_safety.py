@@ -62,7 +62,9 @@ def test_once_there_is_a_token_nobody_gets_in_without(client: TestClient):
 
 @pytest.mark.parametrize("open_read", [False, True])
 def test_beyond_loopback_nobody_may_edit_without_a_token(make: Make, open_read: bool):
-    with TestClient(make(host="0.0.0.0", open_read=open_read), client=("192.0.2.7", 1)) as client:
+    with TestClient(
+        make(host="0.0.0.0", open_read=open_read), client=("192.0.2.7", 1), base_url="http://127.0.0.1"
+    ) as client:
         assert client.post("/v1/chat/completions", json=ASKING).status_code == (200 if open_read else 401)
         assert client.post("/v1/edits", json=EDITING).status_code == 401
         assert client.post("/v1/history/rollback", json={"revision": 0}).status_code == 401
@@ -105,15 +107,15 @@ def test_a_page_of_another_site_cannot_make_this_machine_edit(client: TestClient
     send = lambda **headers: client.post("/v1/edits", json=EDITING, headers=headers).status_code  # noqa: E731
     assert send(origin="https://evil.example") == 403
     assert send(**{"sec-fetch-site": "cross-site"}) == 403
-    assert send(origin="http://testserver", **{"sec-fetch-site": "same-origin"}) == 403  # ours, but without its secret
+    assert send(origin="http://127.0.0.1", **{"sec-fetch-site": "same-origin"}) == 403  # ours, but without its secret
     access = client.app.state.access  # type: ignore[attr-defined]
     cookie = access.open_session(None)
     client.cookies.set("vledit_session", cookie)
-    assert send(origin="http://testserver") == 403
+    assert send(origin="http://127.0.0.1") == 403
     secret = access.csrf(cookie.split(".")[0])
-    assert send(origin="http://testserver", **{CSRF_HEADER: secret}) == 202
+    assert send(origin="http://127.0.0.1", **{CSRF_HEADER: secret}) == 202
     client.cookies.set("vledit_session", cookie[:-1] + "0")
-    assert send(origin="http://testserver", **{CSRF_HEADER: secret}) == 403
+    assert send(origin="http://127.0.0.1", **{CSRF_HEADER: secret}) == 403
 
 
 def test_responses_carry_the_headers_that_keep_browsers_in_check(client: TestClient):
@@ -126,7 +128,7 @@ def test_responses_carry_the_headers_that_keep_browsers_in_check(client: TestCli
 
 def test_bodies_and_pictures_that_are_too_large_are_refused(make: Make):
     limits = Limits(body_bytes=200_000, picture_bytes=50_000, picture_megapixels=1, pictures=2)
-    with TestClient(make(limits=limits), client=("127.0.0.1", 1)) as client:
+    with TestClient(make(limits=limits), client=("127.0.0.1", 1), base_url="http://127.0.0.1") as client:
         ask = lambda *urls: client.post("/v1/chat/completions", json={**ASKING, "messages": [message("x", *urls)]})  # noqa: E731
         assert ask("data:image/png;base64," + "A" * 300_000).status_code == 413
         pieces = (b"x" * 10_000 for _ in range(50))
@@ -150,7 +152,9 @@ def test_formats_that_pillow_hands_to_other_programs_are_refused(client: TestCli
 
 
 def test_too_many_requests_a_minute_are_told_when_to_come_back(make: Make):
-    with TestClient(make(limits=Limits(requests_per_minute=8)), client=("127.0.0.1", 1)) as client:
+    with TestClient(
+        make(limits=Limits(requests_per_minute=8)), client=("127.0.0.1", 1), base_url="http://127.0.0.1"
+    ) as client:
         answers = [client.get("/v1/models") for _ in range(4)]
         assert [one.status_code for one in answers[:2]] == [200, 200]
         assert answers[3].status_code == 429
@@ -172,7 +176,7 @@ def test_tokens_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path, 
     store = str(tmp_path / "store.db")
     run = lambda *arguments: CliRunner().invoke(build(), ["token", *arguments, "--store", store])  # noqa: E731
     secret = run("create", "CI", "--scope", "read").stdout.strip()
-    with TestClient(make(), client=("127.0.0.1", 1)) as client:
+    with TestClient(make(), client=("127.0.0.1", 1), base_url="http://127.0.0.1") as client:
         assert client.get("/v1/models", headers=bearer(secret)).status_code == 200
         assert client.get("/v1/models").status_code == 401
     (token,) = json.loads(run("list", "--json").stdout)

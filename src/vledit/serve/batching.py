@@ -7,6 +7,7 @@ in a batch wait for the longest.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -19,11 +20,11 @@ log = logging.getLogger("vledit.serve")
 
 
 class BusyError(VLEditError):
-    """The queue is full.  `retry_after`: seconds after which there may be room."""
+    """Too much at once.  `retry_after`: whole seconds after which there may be room."""
 
-    def __init__(self, what: str, waiting: int, retry_after: float):
-        super().__init__(f"{what}: {waiting} are waiting already. Try again in {retry_after:.0f} s.")
-        self.retry_after = max(1, round(retry_after))
+    def __init__(self, what: str, retry_after: float):
+        self.retry_after = max(1, math.ceil(retry_after))
+        super().__init__(f"{what}. Try again in {self.retry_after} s.")
 
 
 class ClosingError(VLEditError):
@@ -79,7 +80,7 @@ class Batcher:
                 raise ClosingError("the server is about to stop. Ask another one, or try again in a while.")
             if len(self._waiting) >= self._limit:
                 batches = len(self._waiting) / self._most + 1
-                raise BusyError("questions", len(self._waiting), batches * self._seconds)
+                raise BusyError(f"{len(self._waiting)} questions are waiting already", batches * self._seconds)
             self._waiting.append(ask)
             self._changed.notify()
 

@@ -87,7 +87,7 @@ class Workshop:
             if self._closing:
                 raise ClosingError("the server is about to stop. Ask another one, or try again in a while.")
             if len(self._waiting) >= self._most:
-                raise BusyError("edits", len(self._waiting), len(self._waiting) * self._seconds)
+                raise BusyError(f"{len(self._waiting)} edits are waiting already", len(self._waiting) * self._seconds)
         document = {
             "id": order.id,
             "object": "vledit.job",

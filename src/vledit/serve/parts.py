@@ -39,7 +39,7 @@ class Allowed:
         access.check(request, person, self.scope)
         seconds = rate.wait(person.key)
         if seconds:
-            raise BusyError("requests per minute", rate.per_minute, seconds)
+            raise BusyError(f"more than {rate.per_minute} requests a minute", seconds)
         return person
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..codebook import Codebook
+from ..errors import InputError
 from .asks import Ask, Reply
 from .batching import Batcher
 from .jobs import Workshop
@@ -98,7 +99,11 @@ class Service:
                 if entry.id in there:
                     known += 1
                     continue
-                revision = self.store.add(entry, (), by, {"codebook": path.name})
+                try:
+                    revision = self.store.add(entry, (), by, {"codebook": path.name})
+                except InputError:  # another server takes in the same file at this moment
+                    known += 1
+                    continue
                 added += 1
                 if hasattr(self, "watch"):
                     self.watch.tell(revision)
