@@ -15,10 +15,12 @@ import threading
 import time
 from pathlib import Path
 
-from serving import Client, brand_pictures, served
+from serving import QUESTION, Client, brand_pictures, served
 
 
-def rate(address: str, model: str, pictures: list[str], clients: int, answers: int, tokens: int) -> float:
+def rate(
+    address: str, model: str, pictures: list[str], question: str, clients: int, answers: int, tokens: int
+) -> float:
     """Answers a second."""
     turn = iter(range(answers))
     lock, failed = threading.Lock(), []
@@ -31,9 +33,13 @@ def rate(address: str, model: str, pictures: list[str], clients: int, answers: i
             if number is None:
                 return
             more = {"max_tokens": tokens} if tokens else {}
-            status, text = client.ask(model, pictures[number % len(pictures)], **more)
+            try:
+                status, text = client.ask(model, pictures[number % len(pictures)], question, **more)
+            except OSError as error:
+                status, text = 0, f"{type(error).__name__}: {error}"
             if status != 200:
                 failed.append(text)
+                return
 
     threads = [threading.Thread(target=work) for _ in range(clients)]
     began = time.perf_counter()
@@ -50,6 +56,9 @@ def main() -> None:
     """Prints a table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--answers", type=int, default=48, help="of each measurement")
+    options.add_argument(
+        "--question", default=QUESTION, help="short answers by default; 'Describe the picture.' for long"
+    )
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--edits", type=int, default=20)
     options.add_argument("--threads", type=int, default=1, help="of torch")
@@ -70,11 +79,11 @@ def main() -> None:
             f"8 clients, {given.edits} edits": ("pocket", 8),
         }
         for model, clients in ways.values():
-            rate(address, model, pictures, clients, 8, given.tokens)  # warm
+            rate(address, model, pictures, given.question, clients, 8, given.tokens)  # warm
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(given.rounds):
             for way, (model, clients) in ways.items():
-                rates[way].append(rate(address, model, pictures, clients, given.answers, given.tokens))
+                rates[way].append(rate(address, model, pictures, given.question, clients, given.answers, given.tokens))
         for way, found in rates.items():
             print(f"{way:26} {statistics.median(found):7.2f} answers/s  (rounds {min(found):.2f} to {max(found):.2f})")
         alone_base, many_base, alone, many = (statistics.median(found) for found in rates.values())
