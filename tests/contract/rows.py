@@ -87,6 +87,9 @@ EDITORS = {
         EditorRow("grace", "grace", {"site": "-1.mlp", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
         EditorRow("ike", "ike"),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
+        EditorRow(
+            "lemoe", "lemoe", {"steps": 60, "learning_rate": 0.02, "rank": 4, "projector": 4, "unlearnt": "keep"}
+        ),
         EditorRow("t_patcher", "t_patcher", {"steps": 40, "unlearnt": "keep"}),
     )
 }
@@ -149,6 +152,8 @@ def reference(family: str, name: str) -> Any:
     one = made(family, name)
     vlm = copied(one.vlm)
     if one.edit.payload is not None:
+        if one.edit.editor == "lemoe":
+            return ExpertByHand(vlm, one.edit)
         return LongerPrompts(vlm, one) if "before" in one.edit.payload.meta else ByHand(vlm, one.edit)
     if any(change.kind == "neurons" for change in (one.edit.weights or {}).values()):
         return NeuronsByHand(vlm, one.edit)
@@ -180,21 +185,20 @@ class LongerPrompts:
         return self.base.answer(image, self.one.read(question), most)
 
 
-class NeuronsByHand:
-    """The base with neurons put beside a block by hand, one after the other, for every row."""
+class BesideByHand:
+    """The base with something put beside a block by hand, for every row."""
 
     def __init__(self, vlm: VLM, edit: Edit):
         self.base, self.edit = EditedModel(vlm), edit
 
-    def _put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        ((_, neurons),) = self.edit.weights.items()  # type: ignore[union-attr]
-        for key, bias, value in zip(neurons.keys, neurons.biases, neurons.values, strict=True):
-            y = y + torch.relu((x.to(key) * key).sum(-1, keepdim=True) + bias).mul(value).to(y)
-        return y
+    def site(self) -> str:
+        raise NotImplementedError
+
+    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def _acting(self) -> Any:
-        ((site, _),) = self.edit.weights.items()  # type: ignore[union-attr]
-        return site_changed(self.base.vlm, self.base.vlm.resolve_site(site), self._put)
+        return site_changed(self.base.vlm, self.base.vlm.resolve_site(self.site()), self.put)
 
     def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
         with self._acting():
@@ -203,6 +207,31 @@ class NeuronsByHand:
     def answer(self, image: Any, question: str, most: int) -> Any:
         with self._acting():
             return self.base.answer(image, question, most)
+
+
+class ExpertByHand(BesideByHand):
+    """One expert, its two matrices multiplied out."""
+
+    def site(self) -> str:
+        return str(self.edit.payload.meta["site"])  # type: ignore[union-attr]
+
+    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        held = self.edit.payload.tensors  # type: ignore[union-attr]
+        first, second = held["widen"] @ held["read"].T, held["write"] @ held["narrow"].T
+        return y + (torch.relu(x.to(first) @ first.T) @ second.T).to(y)
+
+
+class NeuronsByHand(BesideByHand):
+    """Neurons one after the other."""
+
+    def site(self) -> str:
+        return next(iter(self.edit.weights))  # type: ignore[arg-type]
+
+    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        ((_, neurons),) = self.edit.weights.items()  # type: ignore[union-attr]
+        for key, bias, value in zip(neurons.keys, neurons.biases, neurons.values, strict=True):
+            y = y + torch.relu((x.to(key) * key).sum(-1, keepdim=True) + bias).mul(value).to(y)
+        return y
 
 
 class ByHand:

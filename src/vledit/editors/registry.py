@@ -36,6 +36,10 @@ _OWN = {
         "vledit.editors.serac:Serac",
         "scope classifier, memory and counterfactual model (Mitchell et al., ICML 2022)",
     ),
+    "lemoe": (
+        "vledit.editors.lemoe:Lemoe",
+        "a low-rank expert per edit, found by its own key, or the base (Wang & Li, EMNLP 2024)",
+    ),
     "t_patcher": (
         "vledit.editors.t_patcher:TPatcher",
         "a ReLU neuron beside the last MLP for each wrong answer token, always on (Huang et al., ICLR 2023)",
