@@ -40,6 +40,10 @@ _OWN = {
         "vledit.editors.lemoe:Lemoe",
         "a low-rank expert per edit, found by its own key, or the base (Wang & Li, EMNLP 2024)",
     ),
+    "recipe": (
+        "vledit.editors.recipe:Recipe",
+        "the edit as embeddings before the question, a sentinel that gates them (Chen et al., EMNLP 2024)",
+    ),
     "t_patcher": (
         "vledit.editors.t_patcher:TPatcher",
         "a ReLU neuron beside the last MLP for each wrong answer token, always on (Huang et al., ICLR 2023)",
