@@ -3,7 +3,7 @@
 #   make demo     change one fact in a real vision-language model and watch what happens
 #   make test     run the tests
 #   make check    lint, format, types
-#   make contract  every cell of the contract suite, of which make test runs a covering third
+#   make contract  every cell of the contract suite, of which make test runs a covering choice
 #   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
 # PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare

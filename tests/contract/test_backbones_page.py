@@ -40,7 +40,7 @@ def test_every_family_was_run_with_every_editor(proven):
     assert set(registry.family_names()) <= {row["family"] for row in proven.values() if "family" in row}, AGAIN
     for name in FAMILIES:
         assert proven[name]["editors"] == sorted(EDITORS), AGAIN
-        assert proven[name]["rows"] == len(EDITORS) * len(proven["run"]["clauses"]), AGAIN
+        assert proven[name]["contract"] == "passed", AGAIN
 
 
 def test_a_red_cell_is_shown(backbones, proven):
