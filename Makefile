@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/vledit data build icons --only demo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 contract: $(STAMP)
 	$(BIN)/python -m pytest --whole tests/contract

@@ -155,8 +155,8 @@ def page(proven: dict[str, Any]) -> str:
         "weights of its true Hugging Face class and with its true processor. That shows the mechanics; what an edit means on",
         "trained weights is measured on the embedded model ([results](results.md)).",
         "",
-        f"**{green} of {cells} cells that were run are green**, to {sum(unfit.values())} the clause does not apply. The whole table "
-        f"has {whole} cells: {len(families)} models × {len(editors)} editors "
+        f"**{green} of {cells} cells that were run are green**, to {sum(unfit.values())} the clause does not apply. The whole "
+        f"table has {whole} cells: {len(families)} models × {len(editors)} editors "
         f"({', '.join(f'`{editor}`' for editor in editors)}) × {len(clauses)} clauses. Run on {ran['date']}, "
         f"{ran['machine']}, Python {ran['python']}, torch {ran['torch']}, transformers {ran['transformers']}: "
         f"{ran['seconds']} s.",
@@ -168,7 +168,11 @@ def page(proven: dict[str, Any]) -> str:
     for name, row in sorted(families.items()):
         marks = [_mark(row, clause) for clause in clauses]
         lines.append(f"| {name} | {row['class']}, {row['language_model']} | {' | '.join(marks)} | {row['seconds']} |")
-    lines += ["", "✓: no cell that was run is red; else the editors for which it is red or was skipped, told below.", ""]
+    lines += [
+        "",
+        "✓: no cell that was run is red; else the editors for which it is red or was skipped, told below.",
+        "",
+    ]
     lines += [f"{n}. **{clause}**: {about}" for n, (clause, about) in enumerate(ran["clauses"].items(), 1)]
     red = [(name, cell, why) for name, row in sorted(families.items()) for cell, why in row["failed"].items()]
     if red:
