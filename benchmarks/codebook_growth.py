@@ -1,6 +1,6 @@
 """What adding an entry costs as a codebook grows, in memory and in a file; entries a second, stretch by stretch.
 
-    .venv/bin/python benchmarks/codebook_growth.py [--memory 20000] [--file 2000]
+.venv/bin/python benchmarks/codebook_growth.py [--memory 20000] [--file 2000]
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from tests.vlm.models import FAMILIES
 from vledit.vlm import registry
 
-from .rows import EDITORS
+from .rows import EDITORS, LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN = "run `make backbones`"
@@ -39,7 +39,7 @@ def test_every_family_was_run_with_every_editor(proven):
     assert set(FAMILIES) == set(proven) - {"run"}, AGAIN
     assert set(registry.family_names()) <= {row["family"] for row in proven.values() if "family" in row}, AGAIN
     for name in FAMILIES:
-        assert proven[name]["editors"] == sorted(EDITORS), AGAIN
+        assert proven[name]["editors"] == sorted(one for one in EDITORS if (name, one) not in LEFT_OUT), AGAIN
         assert proven[name]["contract"] == "passed", AGAIN
 
 

@@ -9,6 +9,7 @@ import torch
 
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
+from vledit.vlm.acting import VISION
 from vledit.vlm.site import BLOCK
 
 from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, hooks, logits, reference, weights_digest
@@ -81,6 +82,10 @@ def test_merging_bakes_in_or_is_refused(one, cell):
         return
     if any(point.endswith(f".{BLOCK}") for point in one.edit.weights):
         with pytest.raises(InputError, match="whole MLP block"):
+            model.merge()
+        return
+    if any(one.vlm.site_place(point).half is not None for point in one.edit.weights if not point.startswith(VISION)):
+        with pytest.raises(InputError, match="fused linear"):
             model.merge()
         return
     expected = reference(*cell).vlm.model.state_dict()

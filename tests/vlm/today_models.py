@@ -226,7 +226,7 @@ def _deepseek_vl(layers: int, text: dict[str, Any]) -> tuple[Any, Any]:
     vision = SiglipVisionConfig(**VISION, num_hidden_layers=1, image_size=SIZE, patch_size=8, vision_use_head=False)
     config = DeepseekVLConfig(
         vision_config=vision.to_dict(),
-        text_config=LlamaConfig(**_text(layers, tokenizer, **text)).to_dict(),
+        text_config=LlamaConfig(**{**_text(layers, tokenizer, **text), "max_position_embeddings": 1024}).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
     )
     return DeepseekVLForConditionalGeneration(config), processor

@@ -301,12 +301,24 @@ def nearby(vlm: VLM, site: Site, image: Any, question: str, answer: str) -> Tens
     return torch.cat([said, inputs_at_answers(vlm, site, [image] * len(others), others, answer)])
 
 
+def _can_be_forced(vlm: VLM, text: str, question: str, with_image: bool) -> bool:
+    """Whether the base's own words can be read again: not where it says nothing, or what the template reserves."""
+    try:
+        return bool(vlm.answer_tokens(question, text, with_image))
+    except InputError:
+        return False
+
+
 def inputs_at_answers(vlm: VLM, site: Site, images: list[Any], questions: list[str], answer: str = "") -> Tensor:
     """(m, in): what enters the site at the last prompt token and at the tokens of an answer: the given one, or the base's own."""
     found = []
     for first in range(0, len(questions), 16):
         some, asked = images[first : first + 16], questions[first : first + 16]
-        said = [answer] * len(asked) if answer else [text or None for text in vlm.answer(some, asked, EVERYDAY_TOKENS)]
+        said = [answer] * len(asked) if answer else [None] * len(asked)
+        if not answer:
+            texts = vlm.answer(some, asked, EVERYDAY_TOKENS)
+            pairs = zip(texts, asked, some, strict=True)
+            said = [text if _can_be_forced(vlm, text, q, image is not None) else None for text, q, image in pairs]
         encoded = vlm.encode(some, asked, said)
         x = vlm.site_input(vlm.trunk(encoded, site.layer), site)
         found.append(x[encoded.last_prompt_mask | encoded.predict_mask].float())

@@ -30,6 +30,8 @@ LOOSE = 5e-2
 
 _RECORDING = "transformers.utils.output_capturing"
 """Where transformers' hooks come from that it puts on some models when they run first, to record what layers give."""
+_FAMILIES = ("vledit.vlm.mllama",)
+"""Families whose models need hooks of their own to know what a prompt without a picture is."""
 
 
 class BaseChangedError(CheckFailedError):
@@ -105,12 +107,17 @@ class BaseGuard:
             return vlm.trunk(self._seen, 0).hidden, vlm.head(vlm.trunk(asked, 0), positions=asked.last_prompt_mask)
 
 
+def _of_the_model(module: str) -> bool:
+    """Whether hooks defined there belong to the model itself: transformers', which record outputs, and a family's own."""
+    return module == _RECORDING or module in _FAMILIES
+
+
 def _hooks(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """Module name → ids of its hooks, for modules that have some; transformers' own, which record outputs, do not count."""
     found = {}
     for name, module in model.named_modules():
         all_hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
-        hooks = tuple(id for id, hook in all_hooks if getattr(hook, "__module__", None) != _RECORDING)
+        hooks = tuple(id for id, hook in all_hooks if not _of_the_model(getattr(hook, "__module__", None) or ""))
         if hooks:
             found[name] = hooks
     return found

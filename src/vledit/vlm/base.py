@@ -132,6 +132,12 @@ class VLM:
         token = getattr(config, "image_token_id", None)
         return token if token is not None else config.image_token_index
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model can say; read off the settings where the projection's weight is packed."""
+        weight = getattr(self.anatomy.lm_head, "weight", None)
+        return len(weight) if isinstance(weight, Tensor) else int(self.anatomy.decoder.config.vocab_size)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of class, configuration and weights; the same for every dtype the same weights are loaded in."""

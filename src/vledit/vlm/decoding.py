@@ -92,7 +92,7 @@ def _completed(vlm: VLM, encoded: Encoded, settings: dict[str, Any]) -> dict[str
     }
     if settings.get("stop_strings") is not None or getattr(settings.get("generation_config"), "stop_strings", None):
         own["tokenizer"] = vlm.tokenizer
-    if vlm.image_token_id < len(vlm.anatomy.lm_head.weight):  # Llama 3.2's cannot be said
+    if vlm.image_token_id < vlm.vocabulary:  # Llama 3.2's cannot be said
         # a placeholder that is generated, or proposed by an assistant, would be taken for one more picture
         own["suppress_tokens"] = [vlm.image_token_id]
     if not any(settings.get(name) is not None for name in _LENGTHS):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .encoded import LayerCall
+from .encoded import CACHE, LayerCall
 from .places import entering
 
 if TYPE_CHECKING:
@@ -87,7 +87,12 @@ class _CallRecord:
             hidden = layer_hidden(args, kwargs)
             self.seen(hidden)
             rest = dict(zip(names[1:], args[1:], strict=False))
-            self.calls.append(LayerCall(rest | {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            given = rest | {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            if (
+                given.get(CACHE) is not None
+            ):  # some models make one unasked: replayed twice, a layer would see itself before
+                given[CACHE] = None
+            self.calls.append(LayerCall(given))
             self._given = torch.zeros_like(hidden)
             return self._given
 
