@@ -135,8 +135,9 @@ class VLM:
     @property
     def vocabulary(self) -> int:
         """How many tokens the model can say; read off the settings where the projection's weight is packed."""
-        weight = getattr(self.anatomy.lm_head, "weight", None)
-        return len(weight) if isinstance(weight, Tensor) else int(self.anatomy.decoder.config.vocab_size)
+        weight: Any = getattr(self.anatomy.lm_head, "weight", None)
+        settings: Any = self.anatomy.decoder.config
+        return len(weight) if isinstance(weight, Tensor) else int(settings.vocab_size)
 
     @cached_property
     def fingerprint(self) -> str:
