@@ -238,8 +238,9 @@ def test_a_fitting_that_is_interrupted_goes_on_to_the_same_bits_statistics_too(t
         assert torch.equal(tensor, cut[name]), name
 
 
-def test_what_is_fitted_makes_edits_and_undoing_them_leaves_no_trace(tmp_path):
-    """Overfitted on two edits, each of which is then answered after one pass forward and back."""
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """(a tiny model, an editor that is fitted to two edits of it)."""
     vlm = tiny("pocket")
     settings = {
         "steps": 60,
@@ -249,11 +250,16 @@ def test_what_is_fitted_makes_edits_and_undoing_them_leaves_no_trace(tmp_path):
         "edit_weight": 1.0,
         "locality": "text",
     }
-    folder = fitted(vlm, tmp_path / "fit", log_every=10, **settings)
+    folder = fitted(vlm, tmp_path_factory.mktemp("mend") / "fit", log_every=10, **settings)
+    return vlm, mend.Mend(mend.MendConfig(fitted=str(folder))), folder
+
+
+def test_what_is_fitted_makes_edits_and_undoing_them_leaves_no_trace(learnt):
+    """Overfitted on two edits, each of which is then answered after one pass forward and back."""
+    vlm, editor, folder = learnt
     first, last = read_log(folder)[0], read_log(folder)[-1]
     assert last["generality/text"] < 0.1 * first["generality/text"]
     assert last["locality/text"] < 1.0
-    editor = mend.Mend(mend.MendConfig(fitted=str(folder)))
     for number in range(2):
         request = case(number).request
         asked = [request.image], [request.question]
@@ -269,36 +275,56 @@ def test_what_is_fitted_makes_edits_and_undoing_them_leaves_no_trace(tmp_path):
         assert model.answers(*asked, 4)[0].text == before
 
 
-def test_an_answer_that_the_model_gives_already_changes_nothing(tmp_path):
-    vlm = tiny("pocket")
-    folder = fitted(vlm, tmp_path / "fit", steps=2)
-    editor = mend.Mend(mend.MendConfig(fitted=str(folder), scale=5.0))
-    shapes = mend.shapes(vlm)
-    made = editor.edit(vlm, REQUEST)
-    assert made.report.steps == 1
-    # with a start under which the answer is given, the gradient is next to zero and would be standardised all the same
-    trunk = trunk_of(vlm, REQUEST)
-    start = None
-    network = as_it_is(MendNetwork(shapes, rank=3, alpha=0.3))
-    for _ in range(60):
-        found = gradient_factors(vlm, trunk, list(shapes), start)
-        if found.margin > 0:
-            break
-        step = mend.changes(network, found)
+def test_an_answer_that_the_model_gives_already_changes_nothing(learnt):
+    """Its gradient is small, but it is standardised: without care the model would be changed for nothing."""
+    vlm, editor, _ = learnt
+    request = case(0).request
+    changed = copy.deepcopy(vlm.model)
+    names = {id(module): name for name, module in vlm.model.named_modules()}
+    for site, change in editor.edit(vlm, request).weights.items():
         with torch.no_grad():
-            start = {
-                site: SpanTransformation(change.directions.detach(), change.inputs.detach())
-                if start is None
-                else mend.combined(start[site], change)
-                for site, change in step.items()
-            }
-    assert found.margin > 0
-    again = editor.edit(vlm, REQUEST, start=start)
-    assert again.report.steps == 0
-    assert again.report.trained
-    for site, change in again.weights.items():
-        assert torch.equal(change.directions, start[site].directions)
-        assert torch.equal(change.inputs, start[site].inputs)
+            changed.get_submodule(names[id(vlm.site_module(site))]).weight += change.directions @ change.inputs
+    knows = type(vlm)(changed, vlm.processor, vlm.family)
+    editor._networks[knows.fingerprint, str(knows.device)] = editor.network(vlm)
+    made = editor.edit(knows, request)
+    assert made.report.steps == 0
+    assert made.report.trained
+    assert {len(change.inputs) for change in made.weights.values()} == {0}
+    model = EditedModel(knows)
+    asked = [request.image], [request.question]
+    before = model.generate(*asked, max_new_tokens=4, return_dict_in_generate=True, output_logits=True).logits
+    model.add(made)
+    after = model.generate(*asked, max_new_tokens=4, return_dict_in_generate=True, output_logits=True).logits
+    assert all(torch.equal(mine, other) for mine, other in zip(before, after, strict=True))
+
+
+def test_edits_add_up_and_any_of_them_can_be_removed(learnt):
+    vlm, editor, folder = learnt
+    requests = [case(number).request for number in range(2)] + [EditRequest(None, QUESTIONS[2], "tea", id="tea")]
+
+    def held(model):
+        return {site: (change.kind, *change.tensors().values()) for site, change in model._always.items()}
+
+    model = EditedModel(vlm)
+    for request in requests:
+        model.edit(request, "mend", check=False, fitted=str(folder))
+    sums = dict(model._always)
+    apart = [editor.edit(vlm, request).weights for request in requests]
+    for site, whole in sums.items():
+        expected = sum(change[site].directions @ change[site].inputs for change in apart)
+        assert torch.allclose(mend_matrix(whole), expected, atol=1e-5)
+    assert {change.kind for change in sums.values()} == {"full", "span"}  # as a matrix where that is smaller
+    model.remove(requests[0].id)
+    only = EditedModel(vlm)
+    for request in requests[1:]:
+        only.edit(request, "mend", check=False, fitted=str(folder))
+    for mine, other in zip(held(model).values(), held(only).values(), strict=True):
+        assert mine[0] == other[0]
+        assert all(torch.equal(a, b) for a, b in zip(mine[1:], other[1:], strict=True))
+
+
+def mend_matrix(change):
+    return change.weight_delta if change.kind == "full" else change.directions @ change.inputs
 
 
 def test_without_a_fitting_the_command_is_said_and_another_models_is_refused(tmp_path, monkeypatch):

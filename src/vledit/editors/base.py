@@ -124,6 +124,7 @@ class Editor(Protocol):
 
     - `gated = True` and no `memory`: codebook entries; `edit` is given the codebook.
     - `gated = False`: always-on changes of weights; `edit` also takes `start`, point → the change that earlier edits made there.
+      With `adds_up = True` each is made on the base, is not given `start`, and adds to the others.
     - a method `memory(vlm)`: a `Memory` of its own; `edit` is given that memory.
 
     `gated` says whether its edits act on the requests that they are for, or always.  A method that trains something before its

@@ -154,6 +154,8 @@ class EditedModel:
                 return method.edit(self.vlm, request, self.memory_of(method))
             if method.gated:
                 return method.edit(self.vlm, request, self.codebook)
+            if getattr(method, "adds_up", False):
+                return method.edit(self.vlm, request)
             made = method.edit(self.vlm, request, start=self._always)
             return replace(made, parent=next(reversed(self.weights), None))
 
@@ -200,7 +202,7 @@ class EditedModel:
                     self.memories[edit.editor] = editor_class(edit.editor)().memory(self.vlm)
                 return self.memories[edit.editor].add(edit)
             always_on.check_new(self.weights, edit)
-            self._always = always_on.changes({**self.weights, edit.id: edit})
+            self._always = always_on.extended(self._always, edit)
             self.weights[edit.id] = edit
             return edit
 

@@ -2,7 +2,8 @@
 
 Source: Mitchell et al., Fast Model Editing at Scale, ICLR 2022; for vision-language models Cheng et al. (MMEdit), EMNLP 2023,
 and BalancEdit, App. E.  An edit costs one pass forward and back through the last layers.  It is kept as its factors, T vectors
-per edited layer, one for each token that the gradient comes from; no matrix of a layer's shape is ever formed.
+per edited layer, one for each token that the gradient comes from; no matrix of a layer's shape is formed.  Each edit is
+made on the base, and edits add up, as the paper's batches of edits do: any of them can be removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..vlm.places import is_gated, roles
 from ..vlm.site import BLOCK
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, setting
-from .fitting import combined, margins
+from .fitting import margins
 from .gradient_factors import Factors, gradient_factors
 from .mend_network import MendNetwork
 from .training import artefact
@@ -130,6 +131,7 @@ class Mend:
 
     name: ClassVar[str] = "mend"
     gated: ClassVar[bool] = False
+    adds_up: ClassVar[bool] = True
     Config: ClassVar[type[EditorConfig]] = MendConfig
     FitConfig: ClassVar[type[MendFit]] = MendFit
 
@@ -137,39 +139,25 @@ class Mend:
         self.config = config or MendConfig()
         self._networks: dict[tuple[str, str], MendNetwork] = {}
 
-    def edit(
-        self,
-        vlm: VLM,
-        request: EditRequest,
-        memory: Any = None,
-        start: Mapping[str, Transformation] | None = None,
-    ) -> Edit:
+    def edit(self, vlm: VLM, request: EditRequest, memory: Any = None) -> Edit:
         """Makes the edit in one pass forward and back.
 
-        Where the model (with `start`) gives the answer already, the change is of rank 0: the gradient would be next to zero, but
-        it is standardised before it is used, and something would be changed for nothing.  Whether the answer was learnt is
-        in the report; an edit that was not is returned as well, so that it counts as what it is when editors are compared.
-
-        Args:
-            start: site → what earlier edits do there. The gradient is taken with them acting, and what is returned holds
-                them too.
+        Where the base gives the answer already, the change is of rank 0: the gradient would be next to zero, but it is
+        standardised before it is used, and something would be changed for nothing.  Whether the answer was learnt is in the
+        report; an edit that was not is returned as well, so that it counts as what it is when editors are compared.
         """
         began = time.perf_counter()
         network = self.network(vlm)
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), lowest(vlm, network.sites))
-        found = gradient_factors(vlm, trunk, network.sites, start)
+        found = gradient_factors(vlm, trunk, network.sites)
         with torch.no_grad():
-            own = no_change(vlm, network.sites) if found.margin > 0 else changes(network, found, self.config.scale)
-            whole = {
-                site: combined(start[site], change) if start and site in start else change
-                for site, change in own.items()
-            }
-            loss, margin = answered(vlm, trunk, whole)
-        nbytes = sum(change.nbytes for change in own.values())
+            made = no_change(vlm, network.sites) if found.margin > 0 else changes(network, found, self.config.scale)
+            loss, margin = answered(vlm, trunk, made)
+        nbytes = sum(change.nbytes for change in made.values())
         report = EditReport(time.perf_counter() - began, int(found.margin <= 0), loss, margin, nbytes, margin > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, weights=whole)
+        return Edit(request.id or new_id(request), self.name, request, report, weights=made)
 
     def network(self, vlm: VLM) -> MendNetwork:
         """The fitted hypernetwork for a model, read once.  Raises: see `artefact.find`."""

@@ -12,12 +12,12 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..codebook.entry import KINDS, Transformation
+from ..codebook.entry import KINDS, FullTransformation, SpanTransformation, Transformation
 from ..data.cache import sha256_bytes, write_atomic
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, ModelMismatchError, VLEditError
 from .base import Edit, EditReport
-from .fitting import combined
+from .fitting import as_full, combined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +29,26 @@ SCHEMA = 1
 
 def changes(edits: Mapping[str, Edit]) -> dict[str, Transformation]:
     """Site → what all edits (oldest first) do there together."""
-    parts: dict[str, list[Transformation]] = {}
-    for edit in edits.values():
-        for site, change in (edit.weights or {}).items():
-            # an edit that was trained on top of others holds what they do at its sites
-            parts[site] = [*([] if edit.parent else parts.get(site, [])), change]
-    return {site: reduce(combined, found) for site, found in parts.items()}
+    none: dict[str, Transformation] = {}
+    return reduce(extended, edits.values(), none)
+
+
+def extended(before: Mapping[str, Transformation], edit: Edit) -> dict[str, Transformation]:
+    """Site → what the edits so far and a newer one do there together: the bits that `changes` of them all gives."""
+    found = dict(before)
+    for site, change in (edit.weights or {}).items():
+        # an edit that was trained on top of others holds what they do at its sites
+        found[site] = change if edit.parent or site not in found else _both(found[site], change)
+    return found
+
+
+def _both(first: Transformation, second: Transformation) -> Transformation:
+    """The sum of two changes, as one matrix where that has fewer numbers than their vectors together."""
+    if isinstance(first, SpanTransformation) and isinstance(second, SpanTransformation):
+        rank, out, inputs = len(first.inputs) + len(second.inputs), len(first.directions), first.inputs.shape[1]
+        if rank * (out + inputs) > out * inputs:
+            return FullTransformation(as_full(first).weight_delta + as_full(second).weight_delta)
+    return combined(first, second)
 
 
 def check_new(edits: Mapping[str, Edit], edit: Edit) -> None:
