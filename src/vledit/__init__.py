@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .data.case import EditRequest as EditRequest
     from .data.case import Probe as Probe
     from .editors.edited_model import EditedModel as EditedModel
+    from .editors.many import edit_many as edit_many
     from .loading import load as load
 
 __version__ = "0.1.0"
@@ -25,8 +26,9 @@ _LAZY = {
     "EditCase": ".data.case",
     "Probe": ".data.case",
     "Codebook": ".codebook",
+    "edit_many": ".editors.many",
 }
-__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "load"]
+__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "edit_many", "load"]
 
 
 def __getattr__(name: str) -> Any:

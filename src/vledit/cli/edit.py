@@ -1,4 +1,4 @@
-"""`vledit edit`: changes one fact and writes it to a codebook file."""
+"""`vledit edit`: changes one fact, or those of a table, and writes them to a codebook file."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def register(app: typer.Typer) -> None:
 
 
 def edit(
-    question: Annotated[str, typer.Option("--question", "-q", help="The question whose answer shall change.")],
-    answer: Annotated[str, typer.Option("--answer", "-a", help="The new answer.")],
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="The question whose answer shall change.")
+    ] = None,
+    answer: Annotated[str | None, typer.Option("--answer", "-a", help="The new answer.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="Picture; none for a text-only fact.")] = None,
     rephrase: Annotated[
         list[str] | None, typer.Option("--rephrase", "-r", help="The question in other words (may be repeated).")
@@ -56,6 +58,38 @@ def edit(
         typer.Option("--strict", help="Refuse an edit after which an older one no longer answers its own request."),
     ] = False,
     id: Annotated[str, typer.Option("--id", help="Name of the edit; made from its content where none is given.")] = "",
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", help="Many edits: a CSV, JSONL, JSON or YAML file (image, question, answer, …)."),
+    ] = None,
+    benchmark: Annotated[
+        str,
+        typer.Option("--benchmark", help="With --from: the file has this benchmark's layout; see `vledit data list`."),
+    ] = "",
+    images: Annotated[
+        list[Path] | None, typer.Option("--images", help="With --from: a folder with its pictures (may be repeated).")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="With --from: NAME=ITS_NAME, e.g. answer=target (may be repeated)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --from: list unfit rows and what would be done; change nothing.")
+    ] = False,
+    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="With --from: leave unfit rows out.")] = False,
+    unrelated: Annotated[
+        Path | None,
+        typer.Option(
+            "--unrelated", help="With --from: a table of questions that must keep their answers (image, question)."
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="With --from: ask every edit, and unrelated questions, at the end."),
+    ] = True,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="With --from: write the whole report as JSON.")
+    ] = None,
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -64,9 +98,29 @@ def edit(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Change one fact: from now on the model gives ANSWER to QUESTION about the picture."""
+    """Change a fact: the model now gives ANSWER to QUESTION about the picture. Or many facts, --from a file."""
     from ..data.case import EditRequest
 
+    if table is not None:
+        from .edit_table import ManyOptions, edit_from
+
+        for name, value in (("--question", question), ("--answer", answer), ("--image", image), ("--id", id)):
+            if value:
+                raise InputError(f"{name}: stands in the rows of the file that --from names. Leave it out.")
+        if strict or rephrase:
+            raise InputError("--strict, --rephrase: work on one edit at a time. Leave them out.")
+        edit_from(
+            ManyOptions(table, benchmark, images or [], column or [], dry_run, skip_unfit, unrelated, check, report),
+            editor,
+            _settings(editor, settings or []),
+            codebook,
+            lambda: open_model(model, device, dtype, quantization, device_map, adapter),
+            model,
+            json,
+        )
+        return
+    if question is None or answer is None:
+        raise InputError("--question and --answer: both are needed. To make many edits, give a table with --from.")
     question, answer = check_text("question", question), check_text("answer", answer)
     picture = read_picture(image)
     chosen = _settings(editor, settings or [])
