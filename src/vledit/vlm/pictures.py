@@ -37,7 +37,8 @@ def open_picture(source: object, max_megapixels: float = MAX_MEGAPIXELS) -> PILI
 
     Args:
         source: a `PIL.Image.Image`, a path (`~` and `file://` URLs too), an open binary file, the bytes of a picture file,
-            or a `LazyPicture`.
+            a `LazyPicture`, or a NumPy array or torch tensor: (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, whole
+            numbers from 0 to 255 or floats from 0 to 1.
 
     Returns:
         a new picture of mode RGB, decoded. A picture that is RGB and upright already comes back as it is.
@@ -91,6 +92,11 @@ def _open(source: object, name: str) -> PILImage:
         return source
     if isinstance(source, LazyPicture):
         return source.open()
+    if isinstance(source, np.ndarray):
+        return _of_array(source, name)
+    if callable(getattr(source, "detach", None)) and hasattr(source, "cpu"):  # a torch tensor, without importing torch
+        tensor = source.detach().cpu()  # type: ignore[attr-defined]
+        return _of_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name)
     if isinstance(source, bytes | bytearray | memoryview):
         stream: Path | io.BytesIO = io.BytesIO(bytes(source))
     elif callable(getattr(source, "read", None)):
@@ -105,8 +111,8 @@ def _open(source: object, name: str) -> PILImage:
             raise PictureError(f"image: {name} is an empty file.")
     else:
         raise PictureError(
-            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, an open binary file, the "
-            "bytes of a picture file, or None for a question without a picture."
+            f"image: cannot make a picture of a {type(source).__name__}. Give a path, a PIL picture, an array, an open "
+            "binary file, the bytes of a picture file, or None for a question without a picture."
         )
     try:
         return Image.open(stream)
@@ -114,6 +120,30 @@ def _open(source: object, name: str) -> PILImage:
         raise PictureError(
             f"image: {name} is not a picture in a known format. Give a PNG, JPEG, WebP or the like."
         ) from None
+
+
+def _of_array(values: np.ndarray, name: str) -> PILImage:
+    """A picture of numbers; channels stand last, or first where the first axis alone can be theirs."""
+    shape = values.shape
+    if values.ndim == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in (3, 4)):
+        raise PictureError(
+            f"image: {name} has the shape {shape}. Give (H, W), (H, W, 3) or (3, H, W), one picture at a time."
+        )
+    if values.size == 0:
+        raise PictureError(f"image: {name} has no pixels (shape {shape}).")
+    kind, top = values.dtype.kind, 1.0 if values.dtype.kind == "f" else 255.0
+    if kind not in "uif" or not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+        raise PictureError(
+            f"image: {name} ({values.dtype}) holds values that are no colours. Give whole numbers from 0 to 255, or floats "
+            "from 0 to 1 (undo the normalisation first)."
+        )
+    if kind == "f":
+        values = np.round(values * 255)
+    return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
 
 
 def _path(given: str | bytes, name: str) -> Path:
