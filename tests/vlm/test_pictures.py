@@ -126,7 +126,7 @@ class TestRefusals:
             (b"", "not a picture"),
             (42, "cannot make a picture of a int"),
             (None, "cannot make a picture of a NoneType"),
-            (np.zeros((4, 4, 7)), "has the shape"),
+            (np.zeros((5, 5, 7)), "has the shape"),
             (bomb(9000, 9000), "81 megapixels"),
             (bomb(60000, 60000), "too large|megapixels"),
             (bomb(2**31 - 1, 2**31 - 1), "too large"),
