@@ -40,8 +40,8 @@ def build(settings: ServeSettings, opener: Opener) -> Any:
 def import_serve() -> tuple[Any, Any]:
     """Raises: MissingDataError naming the extra where Ray Serve is not installed."""
     try:
-        import ray
-        from ray import serve
+        import ray  # pyright: ignore[reportMissingImports]
+        from ray import serve  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDataError(
             f"--engine ray: Ray Serve is not installed ({error}). Run `pip install 'vledit[serve-ray]'`."
