@@ -40,6 +40,10 @@ _OWN = {
         "vledit.editors.lemoe:Lemoe",
         "a low-rank expert per edit, found by its own key, or the base (Wang & Li, EMNLP 2024)",
     ),
+    "liveedit": (
+        "vledit.editors.liveedit:LiveEdit",
+        "generated low-rank experts, a visual filter and textual weights (Chen et al., CVPR 2025)",
+    ),
     "recipe": (
         "vledit.editors.recipe:Recipe",
         "the edit as embeddings before the question, a sentinel that gates them (Chen et al., EMNLP 2024)",

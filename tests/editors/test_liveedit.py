@@ -1,0 +1,121 @@
+"""LiveEdit: no survivor is the base, weights are the paper's product, and the answer's text decides nothing."""
+
+import random
+
+import pytest
+import torch
+
+from tests.contract.fitted import fitted
+from tests.evaluate.small import case
+from tests.vlm.models import QUESTIONS, picture, tiny
+from vledit.data.case import EditRequest
+from vledit.editors.edited_model import EditedModel
+from vledit.editors.liveedit import Experts, LiveEditFit, fused
+from vledit.editors.liveedit_fit import LiveEditJob
+from vledit.editors.registry import editor
+from vledit.editors.training.fitting import Fitting
+from vledit.errors import InputError, MissingDataError
+
+REQUEST = EditRequest(picture(1), QUESTIONS[0], "two cups", (), "cups")
+SMALL = {"steps": 40, "save_every": 100, "width": 16, "heads": 2, "queries": 2, "learning_rate": 0.01}
+
+
+def logits(model, image, question):
+    options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
+    return torch.cat(model.generate([image], [question], output_logits=True, **options).logits)
+
+
+@pytest.fixture
+def vlm():
+    return tiny("pocket")
+
+
+@pytest.fixture
+def edit(vlm):
+    return editor("liveedit", fitted=fitted(vlm, "liveedit", REQUEST, SMALL)).edit(vlm, REQUEST)
+
+
+@pytest.fixture
+def model(vlm, edit):
+    found = EditedModel(vlm)
+    found.memories["liveedit"] = editor("liveedit", fitted=fitted(vlm, "liveedit", REQUEST, SMALL)).memory(vlm)
+    found.add(edit)
+    return found
+
+
+def test_the_sentinel_filters_and_what_passes_weighs_by_softmax_times_sigmoid():
+    assert fused([0.1, 0.2], [1.0, 1.0], 0.3) == {}
+    assert fused([0.1, 0.4], [9.0, 0.0], 0.3) == {1: 0.5}  # one survivor: the sigmoid alone
+    assert fused([0.3], [1.0], 0.3) == {}
+    found = fused([0.5, 0.6], [0.0, 0.0], 0.3)
+    assert found == pytest.approx({0: 0.25, 1: 0.25})
+
+
+def test_experts_are_those_of_a_loop_token_by_token():
+    draw = torch.Generator().manual_seed(0)
+    parts = [(w, torch.randn(3, 6, generator=draw), torch.randn(3, 6, generator=draw)) for w in (0.3, 0.7)]
+    h = torch.randn(5, 6, generator=draw)
+    expected = h.clone()
+    for token in range(5):
+        normed = (h[token] - h[token].mean()) / (h[token].var(unbiased=False) + 1e-5).sqrt()
+        for weight, read, write in parts:
+            for row in range(3):
+                expected[token] += weight * max(0.0, float(normed @ read[row])) * write[row]
+    assert torch.allclose(Experts(parts).apply(h, h), expected, atol=1e-4)
+
+
+def test_the_edits_request_passes_others_keep_the_bases_bits_and_it_is_kept(vlm, model, tmp_path):
+    base = EditedModel(vlm)
+    assert model.answer(REQUEST.image, REQUEST.question, 4).decision.fired
+    assert not torch.equal(
+        logits(model, REQUEST.image, REQUEST.question), logits(base, REQUEST.image, REQUEST.question)
+    )
+    assert not model.answer(None, QUESTIONS[1], 4).decision.fired
+    assert torch.equal(logits(model, None, QUESTIONS[1]), logits(base, None, QUESTIONS[1]))
+    model.save_pretrained(tmp_path)
+    again = EditedModel.from_pretrained(vlm, tmp_path)
+    for row in ((REQUEST.image, REQUEST.question), (None, QUESTIONS[1])):
+        assert torch.equal(logits(again, *row), logits(model, *row))
+    model.remove("cups")
+    assert torch.equal(logits(model, REQUEST.image, REQUEST.question), logits(base, REQUEST.image, REQUEST.question))
+
+
+def test_a_batch_is_its_rows_alone_and_the_answer_decides_nothing(vlm, model):
+    rows = [(REQUEST.image, REQUEST.question), (picture(9), QUESTIONS[2]), (None, QUESTIONS[1])]
+    together = model.route(*zip(*rows, strict=True))
+    for row, decision in zip(rows, together, strict=True):
+        (alone,) = model.route([row[0]], [row[1]])
+        assert (alone.entry, alone.distance) == (decision.entry, pytest.approx(decision.distance, abs=1e-3))
+    memory = model.memories["liveedit"]
+    (read,) = memory.reads()
+    site = vlm.resolve_site(memory.site)
+    seen = []
+    for answer in ("two cups", "the fox"):
+        encoded = vlm.encode([REQUEST.image], [REQUEST.question], [answer])
+        seen.append(read.pool(vlm.site_output(vlm.trunk(encoded, site.layer), site), encoded))
+    assert torch.allclose(*seen, atol=1e-4)
+
+
+def test_an_expert_does_not_depend_on_other_edits(vlm, model, edit):
+    again = editor("liveedit", fitted=fitted(vlm, "liveedit", REQUEST, SMALL)).edit(
+        vlm, REQUEST, model.memories["liveedit"]
+    )
+    for name, tensor in edit.payload.tensors.items():
+        assert torch.equal(again.payload.tensors[name], tensor)
+
+
+def test_every_parameter_learns(vlm, tmp_path):
+    job = LiveEditJob.of(Fitting(vlm, [case(0), case(1)], tmp_path, LiveEditFit(**SMALL)))
+    with torch.enable_grad():
+        torch.stack(list(job.losses(0, random.Random(0)).values())).sum().backward()
+    missing = {
+        name for name, one in job.module.named_parameters() if one.grad is None or not float(one.grad.abs().max()) > 0
+    }
+    assert missing <= {"blind"}  # the token of prompts without a picture learns where such a prompt is drawn
+
+
+def test_unfit_settings_and_a_model_without_a_fitting_are_told(vlm):
+    with pytest.raises(InputError, match="heads"):
+        LiveEditFit(width=10, heads=4)
+    with pytest.raises(MissingDataError, match="vledit fit --editor liveedit"):
+        editor("liveedit").edit(vlm, REQUEST)
