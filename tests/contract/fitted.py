@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from tests.vlm.models import QUESTIONS
+from tests.vlm.models import QUESTIONS, picture
 from vledit.data.case import EditCase, EditRequest, Probe
 from vledit.editors.training.fitting import Fitting, fitting_class
 from vledit.vlm import VLM
 
-OUTSIDE = Probe(None, QUESTIONS[1])
+OUTSIDE = {"text": (Probe(None, QUESTIONS[1]),), "random_image": (Probe(picture(7), QUESTIONS[1]),)}
 
 
 @cache
@@ -30,7 +30,7 @@ def _root() -> Path:
 def fitted(vlm: VLM, editor: str, request: EditRequest, settings: Mapping[str, Any]) -> str:
     """The folder of an editor's fitting to a model, on a request that is asked as it stands; made when it is asked for first."""
     folder = _root() / f"{editor}-{vlm.fingerprint}"
-    case = EditCase(request, {"text": (Probe(request.image, request.question),)}, {"text": (OUTSIDE,)})
+    case = EditCase(request, {"text": (Probe(request.image, request.question),)}, OUTSIDE)
     method = fitting_class(editor)
     with torch.random.fork_rng(devices=[]):
         method.fit(Fitting(vlm, [case], folder, method.FitConfig(**settings)))

@@ -85,10 +85,15 @@ EDITORS = {
             without_picture="the vision side sees nothing of a question without a picture",
         ),
         EditorRow("grace", "grace", {"site": "-1.mlp", "steps": 30, "radius": 0.1, "unlearnt": "keep"}),
+        EditorRow("hice", "hice", {"gate": "edit", "demonstrations": 0}, {"features": 60}),
         EditorRow("ike", "ike"),
+        EditorRow("lte", "lte", {"threshold": 0.9}, {"steps": 2, "layers": 1, "rank": 2, "learning_rate": 0.1}),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
         EditorRow(
             "lemoe", "lemoe", {"steps": 60, "learning_rate": 0.02, "rank": 4, "projector": 4, "unlearnt": "keep"}
+        ),
+        EditorRow(
+            "serac", "serac", {"threshold": 0.9}, {"steps": 20, "layers": 1, "rank": 2, "width": 8, "scope_rate": 0.02}
         ),
         EditorRow("t_patcher", "t_patcher", {"steps": 40, "unlearnt": "keep"}),
     )
@@ -156,10 +161,20 @@ def reference(family: str, name: str) -> Any:
     if one.edit.payload is not None:
         if one.edit.editor == "lemoe":
             return ExpertByHand(vlm, one.edit)
-        return LongerPrompts(vlm, one) if "before" in one.edit.payload.meta else ByHand(vlm, one.edit)
+        if "before" not in one.edit.payload.meta:
+            return ByHand(vlm, one.edit)
+        (effect,) = one.model().effects([REQUEST.image], [REQUEST.question])
+        weigh(vlm, effect.changes)
+        return LongerPrompts(vlm, one)
     if any(change.kind == "neurons" for change in (one.edit.weights or {}).values()):
         return NeuronsByHand(vlm, one.edit)
     changes = one.edit.weights or {one.edit.entry.site: one.edit.entry.transformation}  # type: ignore[union-attr]
+    weigh(vlm, changes)
+    return EditedModel(vlm)
+
+
+def weigh(vlm: VLM, changes: Mapping[str, Any]) -> None:
+    """Adds these changes to the weights of a copy."""
     with torch.no_grad():
         for point, change in changes.items():
             delta = as_full(change).weight_delta
@@ -173,7 +188,6 @@ def reference(family: str, name: str) -> Any:
                 place = vlm.site_place(site)
                 weight: Any = place.exit.weight
                 (weight if place.half is None else weight.chunk(2)[place.half]).add_(delta)
-    return EditedModel(vlm)
 
 
 class LongerPrompts:

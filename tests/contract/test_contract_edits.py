@@ -133,9 +133,9 @@ def test_generate_gives_the_answer(one):
     """`generate` with its defaults continues the prompt with what `answer` says."""
     model = one.model()
     rows = ROWS[:2]
-    length = one.vlm.encode([image for image, _ in rows], [one.read(question) for _, question in rows]).input_ids.shape[
-        1
-    ]
+    fired = [decision.fired for decision in model.route(*zip(*rows, strict=True))]
+    read = [one.read(question) if acts else question for (_, question), acts in zip(rows, fired, strict=True)]
+    length = one.vlm.encode([image for image, _ in rows], read).input_ids.shape[1]
     out = asked(model, rows, do_sample=False, max_new_tokens=6, suppress_tokens=None)
     texts = [one.vlm._prompter.text(ids) for ids in out[:, length:].tolist()]
     assert texts == [model.answer(*row, 6).text for row in rows]

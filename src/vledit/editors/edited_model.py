@@ -199,7 +199,8 @@ class EditedModel:
                 raise InputError(f"id: there is an edit '{edit.id}' already; remove it first or give another id.")
             if edit.payload is not None:
                 if edit.editor not in self.memories:
-                    self.memories[edit.editor] = editor_class(edit.editor)().memory(self.vlm)
+                    made_with = edit.payload.meta.get("settings", {})
+                    self.memories[edit.editor] = make_editor(edit.editor, **made_with).memory(self.vlm)
                 return self.memories[edit.editor].add(edit)
             always_on.check_new(self.weights, edit)
             self._always = always_on.extended(self._always, edit)

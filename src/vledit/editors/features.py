@@ -72,6 +72,7 @@ def centred(pictures: Tensor, mean: Tensor) -> Tensor:
 
 
 def mean_picture(pictures: Tensor) -> Tensor:
-    """(H,): the mean of those rows that are of a picture."""
-    there = pictures.abs().sum(1) > 0
-    return pictures[there].mean(0) if bool(there.any()) else torch.zeros(pictures.shape[1])
+    """(H,): the mean of those rows that are of a picture; zeros where there are fewer than two different ones."""
+    there = pictures[pictures.abs().sum(1) > 0]
+    several = len(there) > 1 and not bool((there == there[0]).all())
+    return there.mean(0) if several else torch.zeros(pictures.shape[1])

@@ -112,7 +112,8 @@ class FittedMemory(Memory):
             ]
 
     def made(self, request: EditRequest, meta: Mapping[str, Any] | None = None) -> Edit:
-        """The edit of a request: its vectors, and a report of what the model answers when the edit is cited."""
+        """The edit of a request: its vectors, what stands before its own question, and the settings it was made with; its report
+        says what the model answers when the edit is cited."""
         began = time.perf_counter()
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
@@ -123,8 +124,8 @@ class FittedMemory(Memory):
             report = EditReport.of_nothing(time.perf_counter() - began)
             return Edit(same.same or id, self.editor, request, report, relation=same)
         question, picture = self.features.questions([request.question]), self.features.pictures([image])
-        payload = Payload({"question": question[0], "picture": picture[0]}, dict(meta or {}))
-        edit = Edit(id, self.editor, request, EditReport.of_nothing(0.0), payload=payload)
+        tensors = {"question": question[0], "picture": picture[0]}
+        edit = Edit(id, self.editor, request, EditReport.of_nothing(0.0), payload=Payload(tensors, dict(meta or {})))
         cited = self.effect_of(
             Kept(edit), Effect(decided(id, "It is the edit's own request.")), image, request.question
         )
@@ -133,6 +134,8 @@ class FittedMemory(Memory):
             float(answer_loss(logits, encoded.targets)),
             float(margins(logits.float(), encoded.targets).min()),
         )
+        assert cited.insert is not None
+        payload = Payload(tensors, {**(meta or {}), "before": cited.insert.before, "settings": dict(self.settings)})
         report = EditReport(time.perf_counter() - began, 0, loss, margin, payload.nbytes, margin > 0)
         return Edit(id, self.editor, request, report, payload=payload)
 

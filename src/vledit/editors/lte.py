@@ -62,7 +62,7 @@ class LteFit(FitSettings):
     rows: int = setting(2, "requests in scope, and as many out of scope, per step")
     layers: int = setting(8, "in how many of the last layers the MLP linears learn")
     rank: int = setting(8, "rank of what they learn")
-    learning_rate: float = setting(1e-3, "Adam's learning rate")
+    learning_rate: float = setting(2e-4, "Adam's learning rate")
     out_weight: float = setting(1.0, "weight of the base's own answer out of scope")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 

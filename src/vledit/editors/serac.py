@@ -56,7 +56,7 @@ class SeracFit(FitSettings):
         6, "in how many of the last layers the counterfactual model's MLP linears differ from the base's"
     )
     rank: int = setting(8, "rank of those differences")
-    learning_rate: float = setting(1e-3, "Adam's learning rate for the counterfactual model")
+    learning_rate: float = setting(2e-4, "Adam's learning rate for the counterfactual model")
     scope_rate: float = setting(1e-3, "Adam's learning rate for the scope classifier")
     scope_cases: int = setting(8, "edits whose requests the scope classifier sees per step")
     width: int = setting(128, "length of the vectors that the scope classifier compares")
