@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
+from .analyze_scope import scope
 from .bench import parse_variants
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .leaderboard import bar
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
     group.command("masking")(masking)
     group.command("kl")(kl)
     group.command("retrieval")(retrieval)
+    group.command("scope")(scope)
     app.add_typer(group)
 
 

@@ -27,6 +27,7 @@ GROUPS = (
     "convert",
     "data",
     "fit",
+    "fit_scope",
     "train",
     "serve",
     "token",

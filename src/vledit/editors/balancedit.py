@@ -8,11 +8,15 @@ The equations are those of the paper; where it contradicts itself or its release
 - every key has its own transformation and its own radius, fixed at edit time; the released code shares one transformation
   and rewrites all radii at each edit;
 - training stops early when every answer token leads by a margin, instead of always taking 50 steps.
+
+Beside the paper's scope (`scope="paper"`: mean key, one radius for each edit) there is `scope="last"`: the last prompt token as
+key and one threshold for the model, see `reach`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -31,18 +35,20 @@ from ..codebook.scope import (
     radius,
 )
 from ..data.case import EditRequest
-from ..errors import UnknownNameError
+from ..errors import InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
 from .answering import pool
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, train_site
+from .reach import reach
 from .rephrase import SOURCES, Positive, choose
 
 if TYPE_CHECKING:
     from ..codebook import Codebook, Relation, Transformation
 
 SCOPE = "mean"
+SCOPES = ("paper", "last")
 STARTS = ("base", "nearest")
 
 
@@ -50,6 +56,14 @@ STARTS = ("base", "nearest")
 class BalancEditConfig(FittingConfig):
     """Settings of BalancEdit; the defaults are the paper's where it names them."""
 
+    scope: str = setting(
+        "paper",
+        "paper: key and radius as below; last: the last prompt token, one threshold for the model (no alpha, no key_tokens)",
+    )
+    threshold: float | None = setting(
+        None, "scope=last: the radius; none: as `vledit fit-scope` found it, or measured without data"
+    )
+    scope_fitted: str = setting("", "scope=last: folder of a fitting by `vledit fit-scope`; empty: where it puts it")
     alpha: float | None = setting(
         None, "weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
     )
@@ -78,11 +92,28 @@ class BalancEditConfig(FittingConfig):
             ("rephrase", SOURCES),
             ("same_fact", SAME_FACT),
             ("start", STARTS),
+            ("scope", SCOPES),
         ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, str(getattr(self, name)), known)
         if self.alpha is not None:
             check_alpha(self.alpha, "alpha")
+        if self.scope == "last":
+            if self.alpha is not None:
+                raise InputError("alpha: scope=last has one threshold for the model; give threshold=, or scope=paper.")
+            if self.key_tokens not in ("mean", "last"):
+                raise InputError(
+                    f"key_tokens: '{self.key_tokens}' given, but scope=last has the last prompt token as key."
+                )
+        elif self.threshold is not None or self.scope_fitted:
+            raise InputError("threshold, scope_fitted: they belong to scope=last; with scope=paper give alpha.")
+        if self.threshold is not None and not 0 <= self.threshold < math.inf:
+            raise InputError(f"threshold: {self.threshold} given; a number that is not negative is wanted.")
+
+    @property
+    def tokens(self) -> str:
+        """The tokens that the key is made of."""
+        return "last" if self.scope == "last" else self.key_tokens
 
 
 class BalancEdit:
@@ -162,16 +193,20 @@ class BalancEdit:
             negative = anchor_picture(negative_name, vlm.image_size, image, self.sampler, config.seed)  # type: ignore[arg-type]
             negative_question = request.question
         questions = [request.question, positive.question, negative_question]
-        others = request.answer if config.key_tokens == "prompt+answer" else None
+        others = request.answer if config.tokens == "prompt+answer" else None
         encoded = vlm.encode([image, image, negative], questions, [request.answer, others, others])
         trunk = vlm.trunk(encoded, site.layer)
-        keys = pool(vlm.site_input(trunk, site), encoded, config.key_tokens)
+        keys = pool(vlm.site_input(trunk, site), encoded, config.tokens)
         d_positive, d_negative = distance(keys[:1], keys[1:], config.distance)[:, 0].tolist()
-        alpha = vlm.default_alpha if config.alpha is None else config.alpha
         anchors = Anchors(positive.source, positive.question, negative_name, d_positive, d_negative)
-        reach = radius(alpha, d_positive, d_negative)
-        scope = Scope(SCOPE, keys[0], reach, config.distance, config.key_tokens, alpha, anchors)
-        return scope, trunk.select([0])
+        if config.scope == "last":
+            within = config.threshold
+            if within is None:
+                within = reach(vlm, site, config.distance, config.scope_fitted).of(image is not None)
+            return Scope("last", keys[0], within, config.distance, "last", None, anchors), trunk.select([0])
+        alpha = vlm.default_alpha if config.alpha is None else config.alpha
+        within = radius(alpha, d_positive, d_negative)
+        return Scope(SCOPE, keys[0], within, config.distance, config.key_tokens, alpha, anchors), trunk.select([0])
 
     def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:

@@ -19,11 +19,11 @@ GRID = tuple(round(0.05 * i, 2) for i in range(21))
 
 
 def anchors_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Case id → (d(pos, k), d(neg, k)) of the single-edit records of one variant."""
+    """Case id → (d(pos, k), d(neg, k)) of the single-edit records of one variant whose radius is made of them by an α."""
     return {
         r["case"]: (r["edit"]["d_positive"], r["edit"]["d_negative"])
         for r in records
-        if r.get("edit") and "d_positive" in r["edit"]
+        if r.get("edit") and "d_positive" in r["edit"] and r["edit"].get("alpha") is not None
     }
 
 

@@ -1,0 +1,64 @@
+"""`vledit fit-scope`: the threshold of BalancEdit's `scope=last`, found on the edits of a training split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .leaderboard import bar
+from .output import Json, console, emit
+from .session import Device, Dtype, Model, open_model
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("fit-scope")(fit_scope)
+
+
+def fit_scope(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the fitting; default: where the editor looks for it.")
+    ] = None,
+    benchmark: Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")] = "icons",
+    annotations: Annotations = None,
+    images: Images = None,
+    more: With = None,
+    skip_missing: SkipMissing = False,
+    skip_bad: SkipBad = False,
+    as_published: AsPublished = False,
+    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
+    limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 60,
+    probes: Annotated[int, typer.Option(help="Most probes of each cell.")] = 2,
+    distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
+    model: Model = "pocket",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find how far the last prompt token may lie from an edit's own, for `balancedit:scope=last` (no training, one pass)."""
+    from ..codebook.scope import check_distance
+    from ..editors import reach
+    from ..editors.training import artefact
+
+    check_distance(distance)
+    if probes < 1:
+        raise InputError(f"probes: {probes} given; at least 1 of each cell is needed.")
+    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
+    cases = files.cases(split, limit)
+    vlm = open_model(model, device, dtype).vlm
+    folder = out or artefact.default_folder(reach.EDITOR, vlm)
+    progress = bar()
+    with progress:
+        task = progress.add_task("keys", total=len(cases))
+        found = reach.fit(
+            vlm, cases, folder, distance, probes, files.about(split), progress=lambda: progress.advance(task)
+        )
+    if json:
+        emit({"folder": folder, "picture": found.picture, "text": found.text})
+        return
+    console().print(f"threshold: {found.picture:.4g} with a picture, {found.text:.4g} without")
+    console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)

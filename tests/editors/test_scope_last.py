@@ -1,0 +1,132 @@
+"""BalancEdit's `scope=last`: the last prompt token as key, one threshold, fitted or measured without data."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.evaluate.small import case
+from tests.vlm.models import QUESTIONS, picture, tiny
+from vledit.codebook.scope import distance
+from vledit.data.case import EditRequest
+from vledit.editors import reach
+from vledit.editors.balancedit import BalancEdit, BalancEditConfig
+from vledit.editors.edited_model import EditedModel
+from vledit.errors import InputError
+
+QUICK = {"steps": 200, "learning_rate": 0.05, "margin": 1.0, "rephrase": "supplied"}
+REQUEST = EditRequest(picture(0), QUESTIONS[0], "two cups", ("What can be seen?",), "one")
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny("pocket")
+
+
+def test_the_key_is_the_last_prompt_token_and_the_radius_the_threshold(vlm):
+    site = vlm.resolve_site(vlm.default_site)
+    model = EditedModel(vlm)
+    made = model.edit(REQUEST, scope="last", threshold=0.25, **QUICK)
+    scope = made.entry.scopes[0]
+    assert (scope.key_tokens, scope.radius, scope.alpha) == ("last", 0.25, None)
+    encoded = vlm.encode([REQUEST.image], [REQUEST.question])
+    last = vlm.site_input(vlm.trunk(encoded, site.layer), site)[
+        0, -1
+    ]  # without padding the last token is the prompt's last
+    np.testing.assert_allclose(scope.key, last.numpy(), rtol=1e-4, atol=1e-5)
+    answer = model.answer(REQUEST.image, REQUEST.question)
+    assert answer.text == "two cups"
+    assert answer.decision.entry == "one"
+
+
+def test_decisions_do_not_depend_on_the_batch(vlm):
+    model = EditedModel(vlm)
+    model.edit(REQUEST, scope="last", threshold=0.5, **QUICK)
+    images = [None, REQUEST.image, picture(3)]
+    questions = ["?", REQUEST.question, "A much longer question, " * 5 + "is it one?"]
+    together = model.answers(images, questions, 4)
+    for image, question, one in zip(images, questions, together, strict=True):
+        alone = model.answer(image, question, 4)
+        assert (alone.text, alone.decision.fired) == (one.text, one.decision.fired)
+        assert alone.decision.distance == pytest.approx(one.decision.distance, abs=1e-4)
+    assert [one.decision.fired for one in together][1]
+
+
+def test_a_saved_edit_decides_as_before_and_the_papers_lives_beside_it(vlm, tmp_path):
+    model = EditedModel(vlm)
+    model.edit(REQUEST, scope="last", threshold=0.1, **QUICK)
+    model.edit(EditRequest(picture(7), QUESTIONS[1], "the fox", ("Who is there?",), "two"), **QUICK, alpha=1.0)
+    model.save_pretrained(tmp_path)
+    for held in (model, EditedModel.from_pretrained(vlm, tmp_path)):
+        assert held.answer(REQUEST.image, REQUEST.question).decision.entry == "one"
+        assert held.answer(picture(7), QUESTIONS[1]).decision.entry == "two"
+
+
+def test_without_a_fitting_the_threshold_is_measured_once(vlm):
+    site = vlm.resolve_site(vlm.default_site)
+    found = reach.reach(vlm, site, "euclidean")
+    assert found.source == "measured"
+    assert found.picture > 0
+    assert found.text > 0
+    assert reach.reach(vlm, site, "euclidean") is found
+    made = BalancEdit(BalancEditConfig(scope="last", **QUICK)).edit(vlm, REQUEST)
+    assert made.entry.radius == found.picture
+    text = BalancEdit(BalancEditConfig(scope="last", **QUICK)).edit(
+        vlm, EditRequest(None, QUESTIONS[2], "two cups", ("Tell it.",), "three")
+    )
+    assert text.entry.radius == found.text
+
+
+def test_the_threshold_is_where_both_shares_are_largest_together():
+    draw = np.random.default_rng(1)
+    for _ in range(20):
+        inside, outside = draw.gamma(2, 1, 30).round(1), (draw.gamma(3, 2, 25) + 1).round(1)
+        found = reach.threshold(inside, outside)
+
+        def right(t, inside=inside, outside=outside):
+            return (inside <= t).mean() + (outside > t).mean()
+
+        assert right(found) == pytest.approx(max(right(t) for t in np.linspace(0, 30, 601)))
+    assert reach.threshold([1.0, 2.0], [4.0, 5.0]) == 3.0
+    with pytest.raises(InputError, match="both needed"):
+        reach.threshold([], [1.0])
+
+
+def test_read_is_the_distance_that_the_router_takes(vlm):
+    site = vlm.resolve_site(vlm.default_site)
+    keys = reach.read(vlm, site, [None, None, picture(0)], ["a?", "b b b?", "c?"], rows=2)
+    alone = reach.read(vlm, site, [picture(0)], ["c?"])
+    assert distance(alone, keys[2:], "euclidean")[0, 0] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scope": "last", "alpha": 0.3}, "alpha"),
+        ({"scope": "last", "key_tokens": "visual"}, "key_tokens"),
+        ({"scope": "last", "threshold": -1.0}, "threshold"),
+        ({"scope": "last", "threshold": float("nan")}, "threshold"),
+        ({"scope": "paper", "threshold": 1.0}, "threshold"),
+        ({"scope": "lost"}, "scope"),
+    ],
+)
+def test_unfit_settings_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        BalancEditConfig(**settings)
+
+
+def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
+    site = vlm.resolve_site(vlm.default_site)
+    found = reach.fit(vlm, [case(0), case(1)], tmp_path)
+    read = reach.reach(vlm, site, "euclidean", tmp_path)
+    assert (read.picture, read.text) == (found.picture, found.text)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["edits"] == {"picture": 2, "text": 0}
+    assert manifest["inside"]["picture"] <= 1
+    assert found.text == reach.measured(vlm, site, "euclidean").text  # too few edits without a picture
+    with pytest.raises(InputError, match="fit-scope"):
+        reach.reach(vlm, site, "cosine", tmp_path)
+    with pytest.raises(InputError, match="none has a picture"):
+        reach.fit(vlm, [], tmp_path)
