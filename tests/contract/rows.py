@@ -98,7 +98,13 @@ EDITORS = {
         EditorRow("t_patcher", "t_patcher", {"steps": 40, "unlearnt": "keep"}),
     )
 }
-LEFT_OUT = {("mllama", "mend"): "a fitting's trunks of several rows do not keep which picture is whose; not mended yet"}
+_RESERVED = "what this random model says, and the fitting asks again, holds tokens that the template reserves"
+LEFT_OUT = {
+    ("mllama", "mend"): "a fitting's trunks of several rows do not keep which picture is whose; not mended yet",
+    ("paligemma", "lte"): _RESERVED,
+    ("paligemma2", "lte"): _RESERVED,
+    ("llava_onevision", "lte"): _RESERVED,
+}
 """Cells that are known to fail, and why."""
 CELLS = [(family, name) for family in FAMILIES for name in EDITORS if (family, name) not in LEFT_OUT]
 

@@ -15,14 +15,19 @@ from vledit.vlm.decoding import no_drafts
 from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, logits, reference
 
 
+def said(rows):
+    """The answers' tokens: before them stands a prompt, which may be longer with an edit, and its padding."""
+    return [row[-LONG["max_new_tokens"] :] for row in rows]
+
+
 def held(one, cell, rows=(0, 1, 2), **settings):
     """Asserts that each of these `ROWS` is decoded as by the weights that it was routed to."""
     requests = [ROWS[row] for row in rows]
     model = one.model()
     decisions = model.route(*zip(*requests, strict=True))
-    found = asked(model, requests, **LONG, **settings).tolist()
-    base = base_says(cell[0], rows, tuple(settings.items()))
-    changed = asked(reference(*cell), requests, **LONG, **settings).tolist()
+    found = said(asked(model, requests, **LONG, **settings).tolist())
+    base = said(base_says(cell[0], rows, tuple(settings.items())))
+    changed = said(asked(reference(*cell), requests, **LONG, **settings).tolist())
     for row, decision in enumerate(decisions):
         acts = decision.fired or one.always
         assert found[row] == (changed if acts else base)[row]
