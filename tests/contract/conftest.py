@@ -7,6 +7,9 @@ from .rows import CELLS, EDITORS, FAMILIES, made
 EVERY = 7
 """Without `--whole` one cell in seven is run, with every pair of family and editor and of editor and clause among them."""
 
+JOINED_LAST = ("hice", "serac", "lte", "lemoe")
+"""Rows whose every family has not been looked at yet: `make contract` runs them, the covering choice does not."""
+
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out what a covering choice need not run; `make contract` runs everything."""
@@ -20,6 +23,9 @@ def pytest_collection_modifyitems(config, items):
             kept.append(item)
             continue
         clause = clauses.setdefault(item.originalname, len(clauses))
+        if cell[1] in JOINED_LAST:
+            left.append(item)
+            continue
         place = list(FAMILIES).index(cell[0]) + list(EDITORS).index(cell[1]) + clause
         (kept if place % EVERY == 0 else left).append(item)
     if left:
