@@ -12,7 +12,9 @@ from .paths import local
 
 CONFIG_FILE = "adapter_config.json"
 OURS = "VLEDIT"
-"""`peft_type` in the files that `EditedModel.save_pretrained` writes: edits, which PEFT cannot load."""
+"""`peft_type` in files that earlier versions of `EditedModel.save_pretrained` wrote: edits, which PEFT cannot load."""
+_EDITS = ("codebook.vledit", "weight_edits.json")
+"""Files by which a folder of edits is known."""
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _MISSING = "Found missing adapter keys"
 
@@ -36,6 +38,8 @@ def resolve(name: str, adapter: str | Path | None = None) -> tuple[str, str | No
             )
         return name, _checked(adapter)
     if not own.is_file() or (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file():
+            _refuse_edits(folder)
         return name, None
     base = _settings(folder).get("base_model_name_or_path")
     if not base:
@@ -53,6 +57,7 @@ def _checked(adapter: str | Path) -> str:
         raise InputError(f"adapter: '{adapter}' is a file; give the folder that holds {CONFIG_FILE}.")
     if folder.is_dir():
         if not (folder / CONFIG_FILE).is_file():
+            _refuse_edits(folder)
             raise InputError(
                 f"adapter: the folder '{adapter}' has no {CONFIG_FILE}; give the folder of a PEFT adapter."
             )
@@ -72,11 +77,20 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise MissingDataError(f"adapter: '{path}' holds no settings. Get it again.")
     if found.get("peft_type") == OURS:
-        raise InputError(
-            f"model: '{folder}' holds edits, not a model. Load the model that they were made on, then: "
-            f"EditedModel.from_pretrained(model.vlm, '{folder}')."
-        )
+        raise _holds_edits(folder)
     return found
+
+
+def _refuse_edits(folder: Path) -> None:
+    if any((folder / name).is_file() for name in _EDITS):
+        raise _holds_edits(folder)
+
+
+def _holds_edits(folder: Path) -> InputError:
+    return InputError(
+        f"model: '{folder}' holds edits, not a model. Load the model that they were made on, then: "
+        f"EditedModel.from_pretrained(model.vlm, '{folder}')."
+    )
 
 
 def has_processor(adapter: str | None) -> bool:

@@ -44,7 +44,7 @@ class Toy:
 def toy(monkeypatch, tmp_path):
     monkeypatch.setenv("VLEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(registry._OWN, "toy", (f"{__name__}:Toy", "a toy"))
-    monkeypatch.setattr(fit_command, "open_model", lambda name, *_: EditedModel(tiny(name)))
+    monkeypatch.setattr(fit_command, "open_model", lambda name, *_, **__: EditedModel(tiny(name)))
     monkeypatch.setattr(BenchmarkFiles, "cases", lambda _self, split: [case(i) for i in range(3)])
 
 

@@ -139,7 +139,8 @@ class TestUnfitAdapters:
         with pytest.raises(MissingDataError, match="there is no folder '/gone/away'"):
             loading.load_vlm(folder)
 
-    def test_a_base_beside_the_adapter(self, folders, tmp_path):
+    def test_a_base_beside_the_adapter(self, folders, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # where there is no '../base'
         folder = self.change(folders, tmp_path, base_model_name_or_path="../base")
         (tmp_path / "base").symlink_to(folders[0])
         assert adapters.resolve(str(folder)) == (str(folder / "../base"), str(folder))

@@ -18,6 +18,7 @@ GROUPS = (
     "demo",
     "ask",
     "edit",
+    "export",
     "codebook",
     "bench",
     "analyze",

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import VLEditError
 from .output import Json, console, emit, errors
-from .session import Device, Dtype, Model, open_model
+from .session import Adapter, Device, Dtype, Model, open_model
 
 if TYPE_CHECKING:
     from ..demo.play import Step
@@ -39,6 +39,7 @@ def demo(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Rename a brand's mark and watch what follows, what stays, and that removing the edit undoes it all."""
@@ -46,7 +47,7 @@ def demo(
     from ..demo.play import play
 
     data = load_data(progress=not json)
-    edited = open_model(model, device, dtype)
+    edited = open_model(model, device, dtype, adapter=adapter)
     out.mkdir(parents=True, exist_ok=True)
     codebook = out / "codebook.vledit"
     with progress(json) as step:

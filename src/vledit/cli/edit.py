@@ -190,7 +190,7 @@ def _settings(editor: str, pairs: list[str]) -> dict[str, Any]:
 def _no_codebook(editor: str) -> str:
     return (
         f"--editor: '{editor}' changes the weights for every question; such an edit cannot be kept in a codebook file. "
-        "Use it from Python: model.edit(request, editor=…), then model.merge() and save the model."
+        "Use it from Python: model.edit(request, editor=…), model.save_pretrained(folder); then `vledit export --edits folder`."
     )
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..errors import InputError
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .output import Json, console, emit, errors
-from .session import Device, Dtype, Model, open_model
+from .session import Adapter, Device, Dtype, Model, open_model
 from .settings import parse_settings
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def fit(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Fit an editor to a model; a run that was killed goes on from its last checkpoint, to the same bits."""
@@ -88,7 +89,7 @@ def fit(
 
     if threads:
         torch.set_num_threads(threads)
-    vlm = open_model(model, device, dtype).vlm
+    vlm = open_model(model, device, dtype, adapter=adapter).vlm
     from ..editors.training import artefact
     from ..evaluate.trunk_cache import TrunkCache
 

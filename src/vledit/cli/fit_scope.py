@@ -11,7 +11,7 @@ from ..errors import InputError
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
 from .leaderboard import bar
 from .output import Json, console, emit
-from .session import Device, Dtype, Model, open_model
+from .session import Adapter, Device, Dtype, Model, open_model
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +37,7 @@ def fit_scope(
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Find how far the last prompt token may lie from an edit's own, for `balancedit:scope=last` (no training, one pass)."""
@@ -49,7 +50,7 @@ def fit_scope(
         raise InputError(f"probes: {probes} given; at least 1 of each cell is needed.")
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     cases = files.cases(split, limit)
-    vlm = open_model(model, device, dtype).vlm
+    vlm = open_model(model, device, dtype, adapter=adapter).vlm
     folder = out or artefact.default_folder(reach.EDITOR, vlm)
     progress = bar()
     with progress:

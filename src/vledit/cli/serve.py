@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError, MissingDataError
 from .output import errors
-from .session import Device, Dtype, Model, Quantization, check_codebook, open_model
+from .session import Adapter, Device, Dtype, Model, Quantization, check_codebook, open_model
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +45,7 @@ def serve(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     quantization: Quantization = None,
+    adapter: Adapter = None,
 ) -> None:
     """Serve the model: OpenAI's API, an API for edits, and pages. See docs/serving.md."""
     try:
@@ -70,6 +71,7 @@ def serve(
         device=device,
         dtype=dtype,
         quantization=quantization,
+        adapter=adapter,
         store=store,
         codebook=None if codebook is None else str(codebook),
         host=host,
@@ -89,5 +91,5 @@ def serve(
         tell = lambda url: errors.print(f"serving {model} at {url}, {replicas} replicas", markup=False)  # noqa: E731
         ray_engine.run(settings, replicas, tell, address=ray_address, gpus=gpus)
         return
-    edited = open_model(model, device, dtype, quantization)
+    edited = open_model(model, device, dtype, quantization, adapter=adapter)
     run(settings, edited, lambda url: errors.print(f"serving {edited.vlm.name} at {url}", markup=False))

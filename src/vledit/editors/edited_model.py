@@ -6,7 +6,6 @@ weights are never written to, so removing an edit restores the previous behaviou
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,17 +21,17 @@ from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, UnknownNameError
 from ..paths import local, output_folder
-from ..vlm.acting import VISION, acting, is_vision
+from ..vlm.acting import acting
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
 from ..vlm.pictures import open_picture
 from ..vlm.surroundings import on_cpu_unless_named
 from ..vlm.verify import score
+from . import export
 from . import weights as always_on
 from .answering import NOTHING, CodebookRouting, Deciders, decide, forced, merged, one_kind, run
 from .base import Edit
 from .effect import Effect
-from .fitting import as_full
 from .memory import RECORD, Memory, saved_settings
 from .registry import editor as make_editor
 from .registry import editor_class
@@ -384,7 +383,7 @@ class EditedModel:
 
     @on_cpu_unless_named
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the edits (not the base) into `folder`: the codebook, and always-on edits under PEFT's file names."""
+        """Writes the edits (not the base) into `folder`, for `from_pretrained`; `export_peft` writes for other tools."""
         folder = output_folder(folder, "save_pretrained")
         with self.vlm.lock:
             self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
@@ -413,6 +412,11 @@ class EditedModel:
             memories[name].load(folder / MEMORIES / name)
         return cls(vlm, book, weights, memories)
 
+    @property
+    def always(self) -> Mapping[str, Any]:
+        """Point → what the always-on edits do there together."""
+        return self._always
+
     @on_cpu_unless_named
     def merge(self) -> Any:
         """A copy of the Hugging Face model with the always-on edits added to its weights.
@@ -420,28 +424,27 @@ class EditedModel:
         Raises: InputError where there are codebook entries, which act on some requests only, or where a site's weights
             are quantised: they cannot be merged.
         """
-        if self.codebook.active() or any(map(len, self.memories.values())):
-            raise InputError("merge: codebook entries act on some requests only; they cannot be merged into weights.")
-        with self.vlm.lock:
-            model = copy.deepcopy(self.vlm.model)
-            names = {id(module): name for name, module in self.vlm.model.named_modules()}
-            for point, change in self._always.items():
-                try:
-                    own = point_weight(self.vlm, point)
-                except InputError as error:
-                    raise InputError(f"merge: {error}") from None
-                weight = model.get_submodule(names[id(own)]).weight
-                with torch.no_grad():
-                    weight.add_(as_full(change).weight_delta.to(weight))  # type: ignore[arg-type]
-        return model
+        return export.merged(self)
 
+    @on_cpu_unless_named
+    def export_merged(self, folder: str | Path) -> export.Exported:
+        """Writes what `merge` gives, with the processor, as an ordinary Hugging Face folder.
 
-def point_weight(vlm: VLM, point: str) -> torch.nn.Module:
-    """The linear whose weight is changed at a point.  Raises: InputError where there is no such weight."""
-    if is_vision(point):
-        return vlm.vision_linears()[point.removeprefix(VISION)]
-    vlm.site_weight(point)
-    return vlm.site_module(point)
+        Raises: InputError as `merge`, for a folder that cannot be written, and for a base that holds a PEFT adapter.
+        """
+        return export.merged_folder(self, folder)
+
+    @on_cpu_unless_named
+    def export_peft(self, folder: str | Path, entry: str | None = None) -> export.Exported:
+        """Writes the always-on edits as a LoRA adapter, which `peft.PeftModel.from_pretrained(base, folder)` loads.
+
+        Args:
+            entry: id of a codebook entry; its change is written in their place, and then acts on every request.
+
+        Raises: InputError where an edit is not linear, not of low rank or not at a linear, acts on some requests only, or the
+            base holds an adapter already; MissingDataError without `peft` (`pip install 'vledit[peft]'`).
+        """
+        return export.peft_adapter(self, folder, entry)
 
 
 def new_codebook(vlm: VLM) -> Codebook:

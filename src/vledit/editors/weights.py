@@ -1,6 +1,7 @@
 """Always-on edits: how they add up, and how they are kept in a folder.
 
-The folder has PEFT's file names, which people and hubs know; what is in them is VLEdit's own, and PEFT cannot load it.
+`export` writes them for other tools.  Folders of versions up to 0.1 have PEFT's file names, though PEFT cannot load what is in
+them; they are read, and give way to these when they are written anew.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from .fitting import as_full, combined
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "weight_edits.json"
+WEIGHTS_FILE = "weight_edits.safetensors"
+FORMER = ("adapter_config.json", "adapter_model.safetensors")
+"""What they were called before, with `"peft_type": "VLEDIT"` in the first."""
 SCHEMA = 1
 
 
@@ -76,6 +79,8 @@ def save(folder: Path, edits: Mapping[str, Edit], fingerprint: str, model_name: 
 
     Pictures are not kept, only what identifies them.
     """
+    for name in FORMER if _is_former(folder) else ():
+        (folder / name).unlink(missing_ok=True)
     if not edits:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             (folder / name).unlink(missing_ok=True)
@@ -93,7 +98,6 @@ def save(folder: Path, edits: Mapping[str, Edit], fingerprint: str, model_name: 
         records.append({**_record(edit), "weights": kinds})
     data = as_bytes(tensors)
     config = {
-        "peft_type": "VLEDIT",
         "schema": SCHEMA,
         "fingerprint": fingerprint,
         "model_name": model_name,
@@ -109,9 +113,11 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
 
     Raises: ModelMismatchError where they are for another model; CodebookError where the files are damaged or newer.
     """
-    path = folder / CONFIG_FILE
+    path, tensors_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not path.exists():
-        return {}
+        if not _is_former(folder):
+            return {}
+        path, tensors_path = (folder / name for name in FORMER)
     from safetensors.torch import load as from_bytes
 
     try:
@@ -128,9 +134,9 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
                 f"'{path}' was made for the model '{named}' ({made_for}), not for '{model_name}' ({fingerprint}): "
                 "load that model, or edit anew."
             )
-        data = (folder / WEIGHTS_FILE).read_bytes()
+        data = tensors_path.read_bytes()
         if sha256_bytes(data) != digest:
-            raise CodebookError(f"'{folder / WEIGHTS_FILE}' is damaged: its bytes are not those that were written.")
+            raise CodebookError(f"'{tensors_path}' is damaged: its bytes are not those that were written.")
         tensors = from_bytes(data)
         return {record["id"]: _edit(number, record, tensors) for number, record in enumerate(records)}
     except VLEditError:
@@ -139,6 +145,15 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
         raise CodebookError(
             f"'{folder}': the weight edits cannot be read ({error}). Restore them from a copy."
         ) from error
+
+
+def _is_former(folder: Path) -> bool:
+    """Whether a folder holds weight edits under the names that they had before, and no adapter of PEFT's."""
+    try:
+        found = json.loads((folder / FORMER[0]).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("peft_type") == "VLEDIT"
 
 
 def _record(edit: Edit) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def load(settings: ServeSettings) -> EditedModel:
     """The model that the settings name, without edits."""
     from ..loading import load as load_model
 
-    return load_model(settings.model, settings.device, settings.dtype, quantization=settings.quantization)
+    given = {"quantization": settings.quantization, "adapter": settings.adapter}
+    return load_model(settings.model, settings.device, settings.dtype, **given)
 
 
 def build(settings: ServeSettings, opener: Opener) -> Any:

@@ -50,7 +50,7 @@ class ServeSettings:
     """Everything that `vledit serve` can be told.
 
     Args:
-        model, device, dtype, quantization: as for `vledit.load`.
+        model, device, dtype, quantization, adapter: as for `vledit.load`.
         store: a file (SQLite) or the URL of a PostgreSQL database.
         codebook: a codebook file whose edits are taken in at the start, where they are not there yet.
         host, port: where to listen.
@@ -63,6 +63,7 @@ class ServeSettings:
     device: str = "cpu"
     dtype: str = "float32"
     quantization: str | None = None
+    adapter: str | None = None
     store: str = "vledit-serve.db"
     codebook: str | None = None
     host: str = "127.0.0.1"
