@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .data.case import EditCase as EditCase
     from .data.case import EditRequest as EditRequest
     from .data.case import Probe as Probe
+    from .editors.ask_many import ask_many as ask_many
     from .editors.edited_model import EditedModel as EditedModel
     from .editors.many import edit_many as edit_many
     from .loading import load as load
@@ -26,9 +27,10 @@ _LAZY = {
     "EditCase": ".data.case",
     "Probe": ".data.case",
     "Codebook": ".codebook",
+    "ask_many": ".editors.ask_many",
     "edit_many": ".editors.many",
 }
-__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "edit_many", "load"]
+__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "ask_many", "edit_many", "load"]
 
 
 def __getattr__(name: str) -> Any:

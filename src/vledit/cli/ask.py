@@ -1,13 +1,14 @@
-"""`vledit ask`: one question, with or without a picture, with or without edits."""
+"""`vledit ask`: one question, or those of a table, with or without pictures, with or without edits."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InputError
 from ..report.records import decision_record
 from .output import Json, busy, console, emit, number
 from .session import (
@@ -25,6 +26,9 @@ from .session import (
     use_codebook,
 )
 
+if TYPE_CHECKING:
+    from ..editors.edited_model import EditedModel
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
@@ -32,11 +36,26 @@ def register(app: typer.Typer) -> None:
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="The question, as you would type it.")],
+    question: Annotated[str | None, typer.Argument(help="The question, as you would type it.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="Picture; none for a text-only question.")] = None,
     codebook: Annotated[Path | None, typer.Option("--codebook", "-c", help="Edits that act on the model.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which edit fired or was nearest, and how far.")
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", help="Many questions: a CSV, JSONL, JSON or YAML file (question, image, answer, …)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --from: the CSV, TSV or JSONL file for the answers.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option("--images", help="With --from: a folder with its pictures (may be repeated).")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="With --from: ask the model without edits, too.")] = False,
+    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="With --from: leave unfit rows out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --from: begin --out anew instead of going on with it.")
     ] = False,
     model: Model = "pocket",
     device: Device = "cpu",
@@ -46,7 +65,25 @@ def ask(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Ask the model a question about a picture."""
+    """Ask the model a question about a picture. Or many questions, --from a file; an interrupted run goes on."""
+    if table is not None:
+        from .ask_table import AskOptions, ask_from
+
+        if question is not None or image is not None:
+            raise InputError("--from: the questions and pictures stand in the file. Leave QUESTION and --image out.")
+        if codebook is not None:
+            check_codebook(existing(codebook, "--codebook"))
+
+        def load() -> EditedModel:
+            edited = open_model(model, device, dtype, quantization, device_map, adapter)
+            if codebook is not None:
+                use_codebook(edited, codebook, readonly=True)
+            return edited
+
+        ask_from(AskOptions(table, out, images or [], base, skip_unfit, overwrite), load, json)
+        return
+    if question is None:
+        raise InputError("QUESTION: give a question, or a table of questions with --from.")
     question = check_text("question", question)
     picture = read_picture(image)
     if codebook is not None:
@@ -71,14 +108,14 @@ def ask(
             }
         )
         return
-    out = console()
-    out.print(answer.text, markup=False, soft_wrap=True)
+    say = console()
+    say.print(answer.text, markup=False, soft_wrap=True)
     if explain:
         decision = answer.decision
-        out.print(decision.explanation, markup=False, style="dim", soft_wrap=True)
+        say.print(decision.explanation, markup=False, style="dim", soft_wrap=True)
         if decision.nearest is not None:
             which = "fired" if decision.fired else "nearest"
-            out.print(
+            say.print(
                 f"{which}: {decision.nearest}   distance: {number(decision.distance)}   "
                 f"radius: {number(decision.radius)}   site: {decision.site}",
                 markup=False,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import Progress
 
 from ..errors import EditFailedError, InputError
-from .output import busy, console, emit, errors
+from .output import busy, console, emit, steps
 from .session import check_codebook, use_codebook
 
 if TYPE_CHECKING:
@@ -78,14 +77,7 @@ def edit_from(
 
         Codebook.create(codebook, edited.vlm.fingerprint, edited.vlm.name).close()
         use_codebook(edited, codebook)
-    with Progress(console=errors, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done, total=of)
-
+    with steps() as progress:
         found = edit_many(
             edited,
             table,

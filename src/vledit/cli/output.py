@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..report.text import number, size
 
-__all__ = ["Json", "busy", "console", "emit", "errors", "number", "plain", "size", "wants_json"]
+__all__ = ["Json", "busy", "console", "emit", "errors", "number", "plain", "size", "steps", "wants_json"]
 
 errors = Console(stderr=True)
 
@@ -65,3 +65,22 @@ def busy(text: str) -> Iterator[None]:
     """Shows that something is going on, on stderr, while the block runs; silent where nobody watches."""
     with errors.status(text):
         yield
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr while the block runs, one for each kind of work.
+
+    Yields: what is called with the kind of work, how much of it is done, and of how much.
+    """
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of)
+            bar.update(tasks[what], completed=done, total=of)
+
+        yield progress

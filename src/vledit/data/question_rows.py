@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class Asked:
         line: where its row stands.
         picture: what the row has in its column `image`, as text.
         values: the row's own columns.
+        key: content hash of the picture; None without one.
     """
 
     line: int
     probe: Probe
     picture: str
     values: Mapping[str, Any]
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class QuestionTable:
     rows: tuple[Asked, ...]
     unfit: tuple[Unfit, ...]
     columns: tuple[str, ...]
+
+    def refusing(self, check: Callable[[Probe], object]) -> QuestionTable:
+        """The table without questions that `check` raises InputError for; those are unfit, with what it says."""
+        rows, bad = [], list(self.unfit)
+        for row in self.rows:
+            try:
+                check(row.probe)
+                rows.append(row)
+            except InputError as error:
+                field, _, text = str(error).partition(" ")
+                bad.append(Unfit(row.line, field, text))
+        return replace(self, rows=tuple(rows), unfit=tuple(sorted(bad, key=lambda one: one.line)))
 
     def need_all_fit(self, option: str) -> QuestionTable:
         """The same.  Raises: InputError that names every row that cannot be used."""
@@ -65,7 +79,7 @@ def question_table(source: Any, images: Sequence[str | Path] = ()) -> QuestionTa
     for row in table.rows:
         try:
             record = Record(row.values)
-            image, _ = picture_of(row.values.get("image"), folders)
+            image, key = picture_of(row.values.get("image"), folders)
             group = record.text("group", "")
             probe = Probe(
                 image,
@@ -78,6 +92,6 @@ def question_table(source: Any, images: Sequence[str | Path] = ()) -> QuestionTa
             unfit.append(Unfit(row.line, error.field, error.text))
             continue
         given = row.values.get("image")
-        rows.append(Asked(row.line, probe, given if isinstance(given, str) else "", row.values))
+        rows.append(Asked(row.line, probe, given if isinstance(given, str) else "", row.values, key))
     unfit.sort(key=lambda one: one.line)
     return QuestionTable(tuple(rows), tuple(unfit), table.columns)
