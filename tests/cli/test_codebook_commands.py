@@ -75,3 +75,33 @@ def test_an_unknown_entry_suggests_the_near_miss(book: Cli):
 
 def test_a_missing_file(cli: Cli):
     assert cli("codebook", "list", "none.vledit").code == 5
+
+
+def test_merge_names_conflicts_until_one_side_is_preferred(cli: Cli, apple: Path):
+    for file, answer, other in (("a", "Dell", "Where?"), ("b", "IBM", "When?")):
+        for question, text in (("What brand is it?", answer), (other, "there")):
+            made = cli("edit", "-i", apple, "-q", question, "-a", text, "--codebook", f"{file}.vledit")
+            assert made.code == 0, made.err
+    refused = cli("codebook", "merge", "a.vledit", "b.vledit", "--out", "c.vledit")
+    assert refused.code == 2
+    assert "'What brand is it?'" in refused.err
+    assert not Path("c.vledit").exists()
+    merged = cli("codebook", "merge", "a.vledit", "b.vledit", "--out", "c.vledit", "--prefer", "second", "--json").json
+    assert (merged["entries"], merged["active"], merged["conflicts"][0]["kept"]) == (4, 3, "second")
+    answers = {
+        entry["answer"]: entry["status"] for entry in cli("codebook", "list", "c.vledit", "--json").json["entries"]
+    }
+    assert answers == {"Dell": "retired", "IBM": "active", "there": "active"}
+    assert "Dell" in cli("codebook", "merge", "a.vledit", "b.vledit", "--out", "d.vledit", "--prefer", "first").out
+
+
+def test_diff_says_what_differs_and_may_fail_for_it(book: Cli, tmp_path: Path):
+    (tmp_path / "copy").write_bytes((tmp_path / FILE).read_bytes())
+    same = book("codebook", "diff", FILE, "copy", "--exit-code", "--json")
+    assert (same.code, same.json["equal"], same.json["changed"]) == (0, 1, [])
+    book("codebook", "remove", "copy", "two")
+    shown = book("codebook", "diff", FILE, "copy", "--exit-code")
+    assert shown.code == 1
+    assert "active → removed" in shown.out
+    assert book("codebook", "diff", FILE, "copy").code == 0
+    assert book("codebook", "diff", FILE, "nowhere").code == 5

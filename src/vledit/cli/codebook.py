@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..errors import InputError
 from ..report.records import entry_record
+from .codebook_join import diff, merge
 from .output import Json, console, emit, number, size
 from .session import existing
 
@@ -25,7 +26,7 @@ STYLES = {"active": "green", "retired": "yellow", "removed": "dim"}
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(no_args_is_help=True, help="Look into a codebook file, take edits out and put them back.")
-    for command in (list_, show, remove, restore, purge, export, history, verify):
+    for command in (list_, show, remove, restore, purge, export, history, verify, merge, diff):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="codebook")
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .entry import NeuronTransformation as NeuronTransformation
     from .entry import SpanTransformation as SpanTransformation
     from .entry import Transformation as Transformation
+    from .joining import differences as differences
+    from .joining import join as join
+    from .joining import merge as merge
     from .relation import Relation as Relation
     from .router import Decision as Decision
     from .router import Query as Query
@@ -32,6 +35,9 @@ _LAZY = {
     "NeuronTransformation": ".entry",
     "SpanTransformation": ".entry",
     "Transformation": ".entry",
+    "differences": ".joining",
+    "join": ".joining",
+    "merge": ".joining",
     "Relation": ".relation",
     "Decision": ".router",
     "Query": ".router",
@@ -53,6 +59,9 @@ __all__ = [
     "Scope",
     "SpanTransformation",
     "Transformation",
+    "differences",
+    "join",
+    "merge",
 ]
 
 
