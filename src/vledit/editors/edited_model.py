@@ -35,6 +35,7 @@ from .effect import Effect
 from .memory import RECORD, Memory, saved_settings
 from .registry import editor as make_editor
 from .registry import editor_class
+from .talking import Talking
 
 CODEBOOK_FILE = "codebook.vledit"
 MEMORIES = "memories"
@@ -60,7 +61,7 @@ class Answer:
         return self.text
 
 
-class EditedModel:
+class EditedModel(Talking):
     """A frozen vision-language model with edits.
 
     Threads may share it: requests run one after the other, and so do edits.

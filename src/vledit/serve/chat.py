@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..errors import InputError, UnknownNameError
 from ..report.records import decision_record
 from ..vlm.conversation import Turn
+from ..vlm.messages import Said, turns
 from .access import Person
 from .asks import Ask, Reply
 from .batching import ClosingError
@@ -99,9 +100,7 @@ def turns_of(
     """
     if len(messages) > limits.messages:
         raise InputError(f"messages: {len(messages)} given; at most {limits.messages} are taken.")
-    system, turns, pictures = "", [], 0
-    texts: list[str] = []
-    images: list[Any] = []
+    said, pictures = [], 0
     for number, message in enumerate(messages):
         field = f"messages.{number}.content"
         text, found = _content(message, field, limits)
@@ -109,24 +108,8 @@ def turns_of(
         pictures += len(found)
         if pictures > limits.pictures:
             raise InputError(f"{field}: more than {limits.pictures} pictures in one request.")
-        if message.role in ("system", "developer"):
-            if turns or texts:
-                raise InputError(f"messages.{number}.role: a {message.role} message must stand before all others.")
-            system = f"{system}\n{text}".strip()
-        elif message.role == "user":
-            texts.append(text)
-            images += found
-        elif not texts:
-            raise InputError(f"messages.{number}.role: an assistant's message must follow a user's.")
-        else:
-            turns.append(Turn("\n".join(texts), tuple(images), text, system if not turns else ""))
-            texts, images = [], []
-        if message.role != "user" and found:
-            raise InputError(f"{field}: only users' messages may have pictures.")
-    if not texts:
-        raise InputError("messages: the last message must be a user's.")
-    turns.append(Turn("\n".join(texts), tuple(images), None, system if not turns else ""))
-    return tuple(turns)
+        said.append(Said(message.role, text, tuple(found)))
+    return turns(said)
 
 
 def _content(message: Message, field: str, limits: Limits) -> tuple[str, list[Any]]:
@@ -169,8 +152,8 @@ def ask_of(body: Completion, service: Service) -> Ask:
     most = body.max_completion_tokens or body.max_tokens or model.most_tokens
     if most > limits.answer_tokens:
         raise InputError(f"max_tokens: {most} given; at most {limits.answer_tokens} are taken.")
-    turns = turns_of(body.messages, limits, model.check_text)
-    return Ask(turns, most, body.model == model.name, body.vledit.scope == "conversation")
+    conversation = turns_of(body.messages, limits, model.check_text)
+    return Ask(conversation, most, body.model == model.name, body.vledit.scope == "conversation")
 
 
 @router.get("/v1/models")

@@ -15,6 +15,7 @@ from ..data.case import EditRequest, Probe
 from ..editors.edited_model import EditedModel
 from ..editors.registry import editor as make_editor
 from ..editors.registry import editor_class
+from ..editors.talking import row_of
 from ..errors import InputError
 from ..vlm.conversation import Turn, encode_conversations
 from ..vlm.spoken import Spoken, spoken
@@ -138,7 +139,7 @@ class ServedModel:
         first = asks[0]
         model = self._edited if first.edited else self._base
         most = max(ask.most for ask in asks)
-        images = [_images(ask.turns[-1]) for ask in asks]
+        images = [row_of(ask.turns[-1].images) for ask in asks]
         questions = [ask.turns[-1].question for ask in asks]
         sent = [""] * len(asks)
 
@@ -301,8 +302,3 @@ def check_settings(config: type[EditorConfig], settings: Mapping[str, Any]) -> N
             except ValidationError as error:
                 raise InputError(f"settings.{name}: {value!r} is unfit. {error.errors()[0]['msg']}.") from None
     config.from_settings(settings)
-
-
-def _images(turn: Turn) -> Any:
-    """As `EditedModel.answers` takes the pictures of one row."""
-    return None if not turn.images else turn.images[0] if len(turn.images) == 1 else list(turn.images)
