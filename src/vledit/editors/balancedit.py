@@ -155,7 +155,7 @@ class BalancEdit:
         start = None
         if config.start == "nearest" and codebook is not None and relation is not None and relation.inside is not None:
             start = codebook.get(relation.inside)
-        fitted = train_site(vlm, trunk, site, request.answer, config, _loaded(start))
+        fitted = train_site(vlm, trunk, site, request, config, _loaded(start))
         entry = Entry(
             id=request.id or new_id(request, codebook),
             question=request.question,

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codebook import FullTransformation, NeuronTransformation, SpanTransformation, Transformation
+from ..data.case import EditRequest
 from ..errors import EditFailedError, InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.surroundings import lasting
 from ..vlm.tail import SiteTail
-from .base import EditorConfig, setting
+from .adversary import CLOSE, AdversarialSettings, Adversary, total
+from .base import setting
 from .common_directions import measure, reader
 
 TRANSFORMATIONS = ("full", "span")
@@ -28,7 +30,7 @@ RIVALS = 512
 
 
 @dataclass(frozen=True)
-class FittingConfig(EditorConfig):
+class FittingConfig(AdversarialSettings):
     """Settings of methods that train a transformation of one site; the defaults are the paper's where it names them."""
 
     site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
@@ -39,6 +41,7 @@ class FittingConfig(EditorConfig):
     common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.transformation not in TRANSFORMATIONS:
             raise UnknownNameError("transformation", self.transformation, TRANSFORMATIONS)
         if self.steps < 1:
@@ -135,9 +138,17 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def train_site(
-    vlm: VLM, trunk: Trunk, site: Site, answer: str, config: FittingConfig, start: Transformation | None = None
+    vlm: VLM,
+    trunk: Trunk,
+    site: Site,
+    request: EditRequest,
+    config: FittingConfig,
+    start: Transformation | None = None,
 ) -> Fitted:
     """`fit` at a site as a method is configured, on the trunk of the edit with its answer.
+
+    Args:
+        request: the edit, its picture opened.
 
     Raises: EditFailedError where the model did not learn the answer.
     """
@@ -150,9 +161,10 @@ def train_site(
         margin=config.margin,
         basis=reader(measure(vlm, site, config.common_directions)) if spans else None,
         start=start,
+        adversary=Adversary.of(vlm, request, config, [str(site)]),
     )
     advice = "Give more steps, a larger learning_rate, or a shorter answer."
-    refuse_unlearnt(answer, fitted.steps, fitted.margin, "refuse", advice)
+    refuse_unlearnt(request.answer, fitted.steps, fitted.margin, "refuse", advice)
     return fitted
 
 
@@ -166,6 +178,7 @@ def fit(
     margin: float,
     basis: Callable[[Tensor], Tensor] | None = None,
     start: Transformation | None = None,
+    adversary: Adversary | None = None,
 ) -> Fitted:
     """Trains until every answer token leads by `margin` logits, at most `steps` steps of Adam.
 
@@ -173,6 +186,7 @@ def fit(
         kind: "full", ΔW of the site's shape (the paper's); "span", ΔW = D X with one row of X per answer token.
         basis: for "span", from the site's inputs at the answer positions (n, in) to X (n, in).
         start: a transformation to start from (sequential edits, Sec. 3.2); it is not changed.
+        adversary: what the edited model must keep; then all steps are taken, but where the change is close to the base.
     """
     site_inputs = tail.inputs[tail.predicts].float()
     shape = tail.shape
@@ -189,7 +203,10 @@ def fit(
         raise UnknownNameError("transformation", kind, TRANSFORMATIONS)
     with torch.inference_mode(False), torch.enable_grad():
         whole = Sum(start, change) if start is not None else change
-        taken, loss, lead = _descend(tail, whole, learned, steps, learning_rate, margin)
+        if adversary is None:
+            taken, loss, lead = _descend(tail, whole, learned, steps, learning_rate, margin)
+        else:
+            taken, loss, lead = _descend_against(adversary, tail, whole, learned, steps, learning_rate, margin)
     tensors = {name: tensor.detach().clone() for name, tensor in change.tensors().items()}
     found = type(change).from_tensors(tensors)  # type: ignore[attr-defined]
     return Fitted(combined(start, found) if start is not None else found, taken, loss, lead)
@@ -216,6 +233,62 @@ def _descend(
         F.cross_entropy(logits, local).backward()
         optimizer.step()
     raise AssertionError("unreachable: the last step returns")
+
+
+def _descend_against(
+    adversary: Adversary,
+    tail: SiteTail,
+    change: Transformation | Sum,
+    learned: Tensor,
+    steps: int,
+    rate: float,
+    margin: float,
+) -> tuple[int, float, float]:
+    """As `_descend`, on Eq. 10; leaves in `learned` the step that leads by the margin and is nearest to the base."""
+    optimizer = torch.optim.Adam([learned], lr=rate)
+    point = str(tail.site)
+    best = Best()
+    for taken in range(steps + 1):
+        logits = tail.logits(change).float()
+        loss = F.cross_entropy(logits, tail.targets)
+        lead = float(margins(logits.detach(), tail.targets).min())
+        apart = adversary.divergences({point: change})
+        best.note(lead, margin, total(apart), taken, float(loss.detach()), learned)
+        if taken == steps or best.is_close:
+            break
+        optimizer.zero_grad()
+        adversary.loss(loss, apart).backward()
+        optimizer.step()
+    return best.leave_in(learned)
+
+
+class Best:
+    """The step of a training that leads by the margin and is nearest to the base.
+
+    Where none leads so far: the one that leads most; where none leads: the last.
+    """
+
+    def __init__(self) -> None:
+        self.rank: tuple[int, float] | None = None
+
+    def note(self, lead: float, margin: float, apart: float, taken: int, loss: float, *learned: Tensor) -> None:
+        """Keeps the step where it is better than those before it."""
+        rank = (2, -apart) if lead >= margin else (1, lead) if lead > 0 else (0, float(taken))
+        if self.rank is None or rank > self.rank:
+            self.rank, self.found = rank, (taken, loss, lead)
+            self.kept = [tensor.detach().clone() for tensor in learned]
+
+    @property
+    def is_close(self) -> bool:
+        """Whether it leads, and is so near to the base that no further step is worth taking."""
+        return self.rank is not None and self.rank[0] == 2 and -self.rank[1] < CLOSE
+
+    @torch.no_grad()
+    def leave_in(self, *learned: Tensor) -> tuple[int, float, float]:
+        """Copies it into what was trained; its steps, loss and margin."""
+        for tensor, kept in zip(learned, self.kept, strict=True):
+            tensor.copy_(kept)
+        return self.found
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class FineTune:
         image = None if request.image is None else open_picture(request.image)
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
-        fitted = train_site(vlm, trunk, site, request.answer, config, (start or {}).get(str(site)))
+        fitted = train_site(vlm, trunk, site, request, config, (start or {}).get(str(site)))
         report = EditReport(
             time.perf_counter() - began,
             fitted.steps,

@@ -22,9 +22,10 @@ from ..errors import InputError, UnknownNameError
 from ..vlm.acting import VISION, acting
 from ..vlm.base import VLM, Encoded
 from ..vlm.pictures import open_picture
+from .adversary import AdversarialSettings, Adversary, total
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, setting
-from .fitting import UNLEARNT, combined, margins, refuse_unlearnt, unlearnt
+from .fitting import UNLEARNT, Best, combined, margins, refuse_unlearnt, unlearnt
 
 if TYPE_CHECKING:
     from ..codebook import Transformation
@@ -38,7 +39,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class VisionFineTuneConfig(EditorConfig):
+class VisionFineTuneConfig(AdversarialSettings):
     """Settings of the fine-tune of the vision side."""
 
     sites: str = setting("", "paths of linears on the vision side, with commas between; empty: the model family's own")
@@ -49,6 +50,7 @@ class VisionFineTuneConfig(EditorConfig):
     unlearnt: str = unlearnt()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unlearnt not in UNLEARNT:
             raise UnknownNameError("unlearnt", self.unlearnt, UNLEARNT)
         if self.steps < 0:
@@ -93,7 +95,8 @@ class VisionFineTune:
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         encoded = vlm.encode([image], [request.question], [request.answer])
         learned = self._zeros(vlm)
-        taken, loss, lead = self._descend(vlm, encoded, learned, start or {})
+        adversary = Adversary.of(vlm, request, self.config, list(learned), start)
+        taken, loss, lead = self._descend(vlm, encoded, learned, start or {}, adversary)
         advice = "Give more steps, a larger learning_rate, or a shorter answer."
         refuse_unlearnt(request.answer, taken, lead, self.config.unlearnt, advice)
         changes = {}
@@ -114,7 +117,12 @@ class VisionFineTune:
         return {VISION + name: torch.zeros(tuple(linears[name].weight.shape), device=vlm.device) for name in names}
 
     def _descend(
-        self, vlm: VLM, encoded: Encoded, learned: Mapping[str, Tensor], start: Mapping[str, Transformation]
+        self,
+        vlm: VLM,
+        encoded: Encoded,
+        learned: Mapping[str, Tensor],
+        start: Mapping[str, Transformation],
+        adversary: Adversary | None = None,
     ) -> tuple[int, float, float]:
         """Steps taken, loss, margin.  The gradient goes through the whole language model: no part of it can be kept."""
         config = self.config
@@ -125,12 +133,19 @@ class VisionFineTune:
                 own = FullTransformation(delta)
                 whole[point] = _Both(start[point], own) if point in start else own
             optimizer = torch.optim.AdamW(learned.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+            best = Best()
             for taken in range(config.steps + 1):
                 with acting(vlm, [whole], encoded):
                     logits = forced_logits(vlm, encoded).float()
                 loss = F.cross_entropy(logits, encoded.targets)
                 lead = float(margins(logits.detach(), encoded.targets).min())
-                if lead >= config.margin or taken == config.steps:
+                if adversary is not None:
+                    apart = adversary.divergences_of_whole(whole)
+                    best.note(lead, config.margin, total(apart), taken, float(loss.detach()), *learned.values())
+                    if taken == config.steps or best.is_close:
+                        return best.leave_in(*learned.values())
+                    loss = adversary.loss(loss, apart)
+                elif lead >= config.margin or taken == config.steps:
                     return taken, float(loss.detach()), lead
                 optimizer.zero_grad()
                 loss.backward()

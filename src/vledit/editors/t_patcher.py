@@ -27,6 +27,7 @@ from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
 from . import common_directions
+from .adversary import CLOSE, AdversarialSettings, Adversary, total
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import UNLEARNT, combined, margins, refuse_unlearnt, unlearnt
@@ -51,7 +52,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {"blip2": _LIVEEDIT, "minigpt4": _LIVEEDI
 
 
 @dataclass(frozen=True)
-class TPatcherConfig(EditorConfig):
+class TPatcherConfig(AdversarialSettings):
     """Settings of T-Patcher; the defaults are the paper's for zsRE where it names them."""
 
     site: str = setting("-1.mlp", "MLP block, or linear, that the neurons stand beside")
@@ -69,6 +70,7 @@ class TPatcherConfig(EditorConfig):
     seed: int = setting(0, "of the values at the start")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unlearnt not in UNLEARNT:
             raise UnknownNameError("unlearnt", self.unlearnt, UNLEARNT)
         if not self.site:
@@ -127,7 +129,8 @@ class TPatcher:
         before = start.get(str(site))
         if isinstance(before, NeuronTransformation):
             stored = torch.cat([stored, before.queries.to(stored)])
-        own, taken, loss, lead = patch(vlm, trunk, site, stored, start, config)
+        adversary = Adversary.of(vlm, request, config, [str(site)], start, own_locality=True)
+        own, taken, loss, lead = patch(vlm, trunk, site, stored, start, config, adversary)
         advice = f"Give more steps, a larger learning_rate, a larger most (now {config.most}), or a shorter answer."
         refuse_unlearnt(request.answer, taken, lead, config.unlearnt, advice)
         whole = {str(site): own if before is None else combined(before, own)}
@@ -136,7 +139,13 @@ class TPatcher:
 
 
 def patch(
-    vlm: VLM, trunk: Trunk, site: Site, stored: Tensor, start: Mapping[str, Any], config: TPatcherConfig
+    vlm: VLM,
+    trunk: Trunk,
+    site: Site,
+    stored: Tensor,
+    start: Mapping[str, Any],
+    config: TPatcherConfig,
+    adversary: Adversary | None = None,
 ) -> tuple[NeuronTransformation, int, float, float]:
     """The neurons of one edit, steps taken, loss, margin.
 
@@ -167,12 +176,25 @@ def patch(
     neurons = Neurons(queries, vlm.site_shape(site)[0], config)
     if not len(wrong):
         return neurons.made(), 0, float(F.cross_entropy(logits, encoded.targets)), float(leads.min())
+
+    def apart(own: NeuronTransformation) -> dict[str, Tensor]:
+        """The adversarial terms of what the neurons are now."""
+        return {} if adversary is None else adversary.divergences(_with(start, str(site), own, []))
+
     with torch.inference_mode(False), torch.enable_grad():
-        return _descend(neurons, stored.to(queries), lambda own: forward(own)[0], encoded.targets, config)
+        return _descend(
+            neurons, stored.to(queries), lambda own: forward(own)[0], encoded.targets, config, adversary, apart
+        )
 
 
 def _descend(
-    neurons: Neurons, stored: Tensor, forward: Any, targets: Tensor, config: TPatcherConfig
+    neurons: Neurons,
+    stored: Tensor,
+    forward: Any,
+    targets: Tensor,
+    config: TPatcherConfig,
+    adversary: Adversary | None,
+    apart_of: Any,
 ) -> tuple[NeuronTransformation, int, float, float]:
     optimizer = torch.optim.Adam(neurons.learned, lr=config.learning_rate, weight_decay=config.weight_decay)
     best: tuple[tuple[bool, float], NeuronTransformation, int, float, float] | None = None
@@ -182,16 +204,20 @@ def _descend(
         lead = float(margins(logits.detach(), targets).min())
         fires, silent = memory_losses(own, stored)
         highest = float(own.activations(stored).detach().max()) if len(stored) else BETA
+        apart = apart_of(own)
+        aside = total(apart) if apart else 0.0
         # of changes that give the answer the one that is the most silent elsewhere
-        rank = (True, -float(silent.detach())) if lead >= config.margin else (False, lead)
+        rank = (True, -float(silent.detach()) - aside) if lead >= config.margin else (False, lead)
         if best is None or rank > best[0]:
             nll = float(F.cross_entropy(logits.detach(), targets))
             best = (rank, neurons.made(), taken, nll, lead)
         held = best[0][0] and taken - best[2] >= config.patience
-        if taken == config.steps or held or (lead >= config.margin and highest <= BETA):
+        if taken == config.steps or held or (lead >= config.margin and highest <= BETA and aside < CLOSE):
             break
         loss = F.cross_entropy(logits, targets, label_smoothing=config.smoothing)
-        loss = loss + config.activation_weight * fires + config.memory_weight * silent
+        loss = loss + config.activation_weight * fires
+        kept = config.memory_weight * silent
+        loss = loss + kept if adversary is None else adversary.loss(loss, apart, kept)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(neurons.learned, 5.0)
