@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .editors.ask_many import ask_many as ask_many
     from .editors.edited_model import EditedModel as EditedModel
     from .editors.many import edit_many as edit_many
+    from .evaluate.probe_check import check_probes as check_probes
     from .loading import load as load
 
 __version__ = "0.1.0"
@@ -28,9 +29,20 @@ _LAZY = {
     "Probe": ".data.case",
     "Codebook": ".codebook",
     "ask_many": ".editors.ask_many",
+    "check_probes": ".evaluate.probe_check",
     "edit_many": ".editors.many",
 }
-__all__ = ["Codebook", "EditCase", "EditRequest", "EditedModel", "Probe", "ask_many", "edit_many", "load"]
+__all__ = [
+    "Codebook",
+    "EditCase",
+    "EditRequest",
+    "EditedModel",
+    "Probe",
+    "ask_many",
+    "check_probes",
+    "edit_many",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

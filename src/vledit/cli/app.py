@@ -20,6 +20,7 @@ GROUPS = (
     "edit",
     "export",
     "codebook",
+    "check",
     "bench",
     "analyze",
     "compare",
