@@ -21,14 +21,15 @@ def probes(real: Cli, tmp_path):  # noqa: F811
     picture(9).save(tmp_path / "far.png")
     other = real("ask", "Who made this?", "--model", "pocket", "--json").json["answer"]
     path = tmp_path / "probes.csv"
-    lines = [
-        f"cup.png,{QUESTIONS[0]},TWO  cups,edited",  # as wanted
-        f'cup.png,{QUESTIONS[0]},"{base}",edited',  # broken
-        f"cup.png,{QUESTIONS[0]},seven dwarfs,edited",  # wrong
-        f'"",Who made this?,"{other}",far',  # unchanged, and wanted so
-        '"",Who made this?,,far',  # unchanged
+    rows = [
+        ["cup.png", QUESTIONS[0], "TWO  cups", "edited"],  # as wanted
+        ["cup.png", QUESTIONS[0], base, "edited"],  # broken
+        ["cup.png", QUESTIONS[0], "seven dwarfs", "edited"],  # wrong
+        ["", "Who made this?", other, "far"],  # unchanged, and wanted so
+        ["", "Who made this?", "", "far"],  # unchanged
     ]
-    path.write_text("image,question,answer,group\n" + "\n".join(lines) + "\n")
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["image", "question", "answer", "group"], *rows])
     return path
 
 
@@ -74,8 +75,8 @@ def test_answers_are_kept_and_unfit_rows_are_named(real: Cli, probes, tmp_path):
     probes.write_text(probes.read_text() + "none.png,Who?,,far\n")
     ran = check(real)
     assert ran.code == 2
-    assert "line 7: image" in ran.err
-    assert "left out: line 7" in check(real, "--skip-unfit", "--allow", "9").out
+    assert "image there is no file" in ran.err
+    assert "left out: line" in check(real, "--skip-unfit", "--allow", "9").out
     probes.write_text("image,question\n")
     assert check(real).code == 2
 
