@@ -26,8 +26,6 @@ TWIN = ROOT / "src" / "vledit" / "vlm" / "proven.json"
 NOT_RUN = {
     "CUDA and other accelerators": "there is no GPU here; `device=` and `device_map=` are parameters end to end",
     "8-bit and 4-bit bases": "not in this table; `tests/contract/test_contract_layers.py` edits such models on the CPU",
-    "`lte` on PaliGemma and LLaVA-OneVision": "what these random models say holds reserved tokens, which the fitting asks again",
-    "`mend` on mllama": "a fitting's trunks of several rows do not keep which picture is whose; not mended yet",
     "chunked prefill on Gemma 3 and PaliGemma": "they read the prompt in both directions, so it is ignored, with a warning",
     "chunked prefill on Ovis 2 and Llama 3.2 Vision": "transformers reads their prompts in one piece; ignored, with a warning",
     "assisted decoding on Qwen3.5 and Llama 3.2 Vision": "transformers has none for them; the cell shows that it is refused",

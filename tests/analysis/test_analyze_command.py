@@ -89,3 +89,14 @@ def test_results_without_blindness_are_refused_before_a_model_is_loaded(cli: Cli
     ran = cli("attribution", "--results", "r.jsonl")
     assert ran.exit_code == 2
     assert "--devqa" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["attribution", "masking"])
+def test_a_model_that_cannot_be_traced_is_refused_with_the_reason(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("mllama")))
+    ran = cli(command, "--cells", "edit", "--out", "a.jsonl")
+    assert ran.exit_code == 2
+    assert "cross attention" in ran.stderr
+    assert not (tmp_path / "a.jsonl").exists()

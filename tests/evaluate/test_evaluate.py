@@ -279,13 +279,15 @@ def test_alpha_is_chosen_by_harmonic_mean():
         outcome("a", "image", True, distance=2.0),
         outcome("a", "near_image", True, same=False, distance=4.0),
     ]
-    records = [{"case": "a", "edit": {"d_positive": 1.0, "d_negative": 5.0}, "outcomes": outcomes}]
+    records = [{"case": "a", "edit": {"d_positive": 1.0, "d_negative": 5.0, "alpha": 0.2}, "outcomes": outcomes}]
     best, by_alpha = alpha.choose(records)
     assert 2.0 <= best * 1.0 + (1 - best) * 5.0 < 4.0
     assert by_alpha[0.0] == 0.0
     assert by_alpha[best] == 1.0
-    with pytest.raises(InputError):
-        alpha.curve([{"case": "a", "edit": None, "outcomes": outcomes}])
+    for unfit in (None, {"d_positive": 1.0, "d_negative": 5.0, "alpha": None}):  # no scope; a radius that no α made
+        for of_alpha in (alpha.curve, alpha.choose):
+            with pytest.raises(InputError, match="none has a radius"):
+                of_alpha([{"case": "a", "edit": unfit, "outcomes": outcomes}])
 
 
 def test_no_interval_is_narrower_than_its_resampling_allows():

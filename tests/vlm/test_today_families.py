@@ -162,6 +162,17 @@ class TestLlama32Vision:
         for key in expected:
             assert torch.equal(found[key], expected[key]), key
 
+    def test_rows_of_a_trunk_keep_their_own_picture(self):
+        """Chosen rows, in another order and some of them twice, say what they say by themselves."""
+        vlm, last = tiny("mllama"), slice(-1, None)
+        images = [picture(0), picture(1), None]
+        whole_trunk = vlm.trunk(vlm.encode(images, QUESTIONS[:1] * 3), 0)
+        found = vlm.head(whole_trunk.select([1, 0, 2, 1]))[:, last]
+        for row, image in zip(found, [images[1], images[0], None, images[1]], strict=True):
+            alone = vlm.head(vlm.trunk(vlm.encode([image], QUESTIONS[:1]), 0))[0, last]
+            torch.testing.assert_close(row, alone, rtol=0, atol=1e-4)
+        assert not torch.allclose(found[0], found[1], atol=1e-3)
+
     def test_one_mark_stands_for_a_picture(self):
         assert tiny("mllama").encode(IMAGES, QUESTIONS).visual_mask.sum(1).tolist() == [1, 0, 1]
 

@@ -25,6 +25,27 @@ _BEFORE_MLP = ("pre_feedforward_layernorm", "final_layer_norm", "post_attention_
 """The norm whose input is the residual between attention and MLP, as Gemma, OPT and Llama call it; in this order."""
 
 
+def check_traceable(vlm: VLM) -> None:
+    """Algorithm 1 follows attention weights from token to token; so every layer has to have them, for the prompt's own tokens.
+
+    Raises: InputError for a model some of whose layers have none, saying which and why.
+    """
+    for index, layer in enumerate(vlm.layers):
+        if isinstance(getattr(layer, "self_attn", None), nn.Module):
+            continue
+        if isinstance(getattr(layer, "cross_attn", None), nn.Module):
+            why = (
+                "looks at the picture by cross attention: the picture is none of the prompt's tokens, so that no share of an "
+                "answer can be traced to tokens of it"
+            )
+        else:
+            why = "has no attention: it mixes tokens by a recurrence or a convolution, and no token looks at another by a weight"
+        raise InputError(
+            f"attribution: {vlm.family.title} cannot be traced; its layer {index} ({type(layer).__name__}) {why}. "
+            "`vledit analyze kl` works with every model."
+        )
+
+
 @dataclass(frozen=True)
 class Anatomised:
     """One prompt; L layers, T tokens, H numbers.
@@ -56,8 +77,9 @@ def anatomise(vlm: VLM, encoded: Encoded) -> Anatomised:
     Args:
         encoded: one row, without answers or with one.
 
-    Raises: InputError for several rows, or a model whose attention gives no weights.
+    Raises: InputError for several rows, or a model of which attribution cannot be had (`check_traceable`).
     """
+    check_traceable(vlm)
     if len(encoded) != 1:
         raise InputError(f"attribution: one prompt at a time; {len(encoded)} given.")
     parts: dict[str, list[Tensor]] = {name: [] for name in ("entering", "attention", "mlp", "leaving", "weights")}
@@ -78,12 +100,10 @@ def anatomise(vlm: VLM, encoded: Encoded) -> Anatomised:
 
 def _taken_apart(layer: nn.Module, call: LayerCall, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(what leaves the layer (1, T, H), what attention adds (T, H), weights (T, T))."""
-    attention: Any = getattr(layer, "self_attn", None)
+    attention: Any = layer.self_attn
     name = next((name for name in _BEFORE_MLP if hasattr(layer, name)), None)
-    if attention is None or name is None:
-        raise InputError(
-            f"attribution: {type(layer).__name__} has no self-attention or no norm before its MLP of a known name."
-        )
+    if name is None:
+        raise InputError(f"attribution: {type(layer).__name__} has no norm before its MLP of a known name.")
     looked: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: tuple, output: Any) -> None:
@@ -164,7 +184,9 @@ def logits_hiding(vlm: VLM, encoded: Encoded, hidden: Tensor) -> Tensor:
         hidden: (N, L, T) bool, per way of hiding and layer the tokens that no other token sees; each still sees itself.
 
     Returns: (N, n, V).
+    Raises: InputError as `anatomise`.
     """
+    check_traceable(vlm)
     with vlm.lock, torch.inference_mode(False), torch.no_grad(), eager(vlm):
         trunk = vlm.trunk(encoded, 0)
         masks = [causal_mask(trunk, index) for index in range(vlm.n_layers)]

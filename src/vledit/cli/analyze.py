@@ -309,11 +309,14 @@ class _Run:
         self.vlm: VLM = open_model(*model).vlm
 
     def notes(self, out: Path, analysis: str, **settings: Any) -> Notes:
-        """The file, opened."""
+        """The file, opened; not for a model that this analysis cannot be made of."""
+        from ..analysis.anatomised import check_traceable
         from ..analysis.notes import Notes
         from ..data.cache import sha256_json
         from ..evaluate.manifest import case_key
 
+        if analysis in ("attribution", "masking"):
+            check_traceable(self.vlm)
         head = {
             "analysis": analysis,
             "model": self.vlm.name,

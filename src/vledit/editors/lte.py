@@ -118,7 +118,7 @@ class Lte:
         held = memory if isinstance(memory, LteMemory) else self.memory(vlm)
         image = None if request.image is None else open_picture(request.image)
         before = vlm.answer([image], [request.question], BASE_TOKENS)[0]
-        return held.made(request, {"descriptor": descriptor(request.question, request.answer, before)})
+        return held.made(request, {"descriptor": described(vlm, request, before)})
 
     @classmethod
     def fit(cls, fitting: Fitting) -> Path:
@@ -183,6 +183,16 @@ BASE_TOKENS = 16
 def descriptor(question: str, answer: str, before: str) -> str:
     """An edit in words.  The text cannot show the picture, so what the base says of it stands for what is on it."""
     return f"{question} {answer}" + (f" (not {before})" if before.strip() and before != answer else "")
+
+
+def described(vlm: VLM, request: EditRequest, before: str) -> str:
+    """The descriptor of an edit; without what the base says where a prompt may not hold it (words that the template reserves)."""
+    whole = descriptor(request.question, request.answer, before)
+    try:
+        vlm.prompt(whole, with_image=False)
+    except InputError:
+        return descriptor(request.question, request.answer, "")
+    return whole
 
 
 def prompt_of(descriptors: Sequence[str]) -> Insert:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.case import EditCase, Probe
 from .cited_cases import CitedCases, Row, opened
 from .features import Features, mean_picture
-from .lte import BASE_TOKENS, LteFit, LteNetwork, descriptor, prompt_of
+from .lte import BASE_TOKENS, LteFit, LteNetwork, described, descriptor, prompt_of
 from .mend import lowest
 from .training.cases import training_case
 
@@ -86,7 +86,7 @@ class LteJob:
         probes += [(probe, family == "generality") for family, _, _, probe in case.probes()]
         asked = [probes[0][0], *(probe for probe, inside in probes if not inside)]
         said = self.vlm.answer([opened(one.image) for one in asked], [one.question for one in asked], BASE_TOKENS)
-        own, outside = descriptor(request.question, request.answer, said[0]), iter(said[1:])
+        own, outside = described(self.vlm, request, said[0]), iter(said[1:])
         found = []
         for probe, inside in probes:
             lines = [own, *self._distractors(number, rng)]

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import InputError
 from .metrics import HARMONIC as HARMONIC
 from .metrics import Estimate, at_alpha, by_edit, estimates, harmonic_mean
+from .outcomes import Outcome
 
 GRID = tuple(round(0.05 * i, 2) for i in range(21))
 
@@ -27,19 +28,23 @@ def anchors_of(records: Sequence[dict[str, Any]]) -> dict[str, tuple[float, floa
     }
 
 
-def curve(records: Sequence[dict[str, Any]], grid: Sequence[float] = GRID) -> dict[float, dict[str, Estimate]]:
-    """α → metrics with intervals, from the single-edit records of one BalancEdit variant."""
+def _with_radius(records: Sequence[dict[str, Any]]) -> tuple[dict[str, tuple[float, float]], list[Outcome]]:
     anchors = anchors_of(records)
     outcomes = [o for r in records if r["case"] in anchors for o in r["outcomes"]]
     if not outcomes:
-        raise InputError("records: none has a radius; the α curve needs single edits by BalancEdit.")
+        raise InputError("records: none has a radius that an α made; α needs single edits by BalancEdit's own scope.")
+    return anchors, outcomes
+
+
+def curve(records: Sequence[dict[str, Any]], grid: Sequence[float] = GRID) -> dict[float, dict[str, Estimate]]:
+    """α → metrics with intervals, from the single-edit records of one BalancEdit variant."""
+    anchors, outcomes = _with_radius(records)
     return {alpha: estimates(at_alpha(outcomes, anchors, alpha)) for alpha in grid}
 
 
 def choose(records: Sequence[dict[str, Any]], grid: Sequence[float] = GRID) -> tuple[float, dict[float, float]]:
     """The α of highest HM (the middle one of equals), and HM by α."""
-    anchors = anchors_of(records)
-    outcomes = [o for r in records if r["case"] in anchors for o in r["outcomes"]]
+    anchors, outcomes = _with_radius(records)
     found = {}
     for alpha in grid:
         table = by_edit(at_alpha(outcomes, anchors, alpha))

@@ -86,7 +86,11 @@ def _complete_rows(model: Any, encoded: Encoded, batch: int) -> None:
 
 
 def complete(model: Any, processor: Any) -> Family:
-    """Makes the model give zeros for pictures that are not there."""
+    """Makes the model give zeros for pictures that are not there, and every row its own tiles.
+
+    transformers hands the decoder's layers (B·pictures·tiles, patches, H), which they read as (B, pictures·tiles·patches, H);
+    it is given in this form, so that a row's tiles can be told from another's (`Trunk.select`).
+    """
     body = model.model
     if getattr(body, _HOOKED, False):
         return FAMILY
@@ -100,6 +104,14 @@ def complete(model: Any, processor: Any) -> Family:
     def clear(module: Any, args: tuple, output: Tensor) -> Tensor:
         return output * seen.there.to(output)[:, :, None, None, None]
 
+    def by_row(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        states = kwargs.get("cross_attention_states")
+        if states is None:
+            return None
+        batch = next(kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None).shape[0]
+        return args, {**kwargs, "cross_attention_states": states.reshape(batch, -1, states.shape[-1])}
+
+    body.language_model.register_forward_pre_hook(by_row, with_kwargs=True)
     body.vision_model.register_forward_pre_hook(note, with_kwargs=True)
     body.multi_modal_projector.register_forward_hook(clear)
     return FAMILY
