@@ -252,50 +252,6 @@ def test_memories_keep_retire_remove_restore_and_come_back(held, tmp_path, monke
         other.load(tmp_path / "memories" / "own")
 
 
-def hf_inputs(vlm, image, question):
-    encoded = vlm.encode([image], [question])
-    return {name: value for name, value in encoded.model_inputs.items() if name != "position_ids"}
-
-
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "internvl"])
-@pytest.mark.parametrize("name", ["balancedit", "ft"])
-def test_an_attached_model_shows_the_edits_to_whoever_calls_it(family, name):
-    vlm = tiny(family)
-    model = EditedModel(vlm)
-    options = {**OPTIONS, "common_directions": 4}
-    if name == "ft":
-        del options["rephrase"]
-    edit = model.edit(REQUEST, name, **options)
-    settings = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": [vlm.image_token_id]}
-    rows = list(zip(*ROWS, strict=True))
-    expected = [model.generate([i], [q], **settings).tolist() for i, q in rows]
-    with model.disable():
-        base = [model.generate([i], [q], **settings).tolist() for i, q in rows]
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.model.modules())
-    ends = {"eos_token_id": vlm._prompter.end_ids}
-    with model.attached() as hf_model, torch.inference_mode():
-        found = [hf_model.generate(**hf_inputs(vlm, i, q), **settings, **ends).tolist() for i, q in rows]
-        again = hf_model.generate(**hf_inputs(vlm, *rows[0]), **settings, **ends, use_cache=False).tolist()
-    assert found == expected
-    assert again == expected[0]
-    assert expected[0] != base[0]
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.model.modules()) == hooks
-    model.remove(edit.id)
-    assert [model.generate([i], [q], **settings).tolist() for i, q in rows] == base
-
-
-def test_what_cannot_be_attached_says_so():
-    model = EditedModel(tiny("blip2"))
-    with pytest.raises(InputError, match="put into the prompt by VLEdit"), model.attached():
-        pass
-    vlm = tiny("llava")
-    memory = TextMemory(vlm, "own")
-    held = EditedModel(vlm, memories={"own": memory})
-    held.add(edit_of(memory, REQUEST, "one"))
-    with pytest.raises(InputError, match="'own' cannot work so"), held.attached():
-        pass
-
-
 def test_several_requests_are_several_edits():
     model = EditedModel(tiny("pocket"))
     made = model.edit([REQUEST, EditRequest(None, QUESTIONS[1], "tea", ("Say it.",))], **OPTIONS)

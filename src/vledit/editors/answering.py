@@ -62,7 +62,7 @@ def pool(x: Tensor, encoded: Encoded, key_tokens: str) -> Tensor:
         encoded.prompt_mask,
         key_tokens,
         visual_mask=encoded.visual_mask,
-        question_mask=encoded.question_mask,
+        question_mask=encoded.question_mask if key_tokens == "question" else None,
         answer_mask=encoded.answer_mask,
     )
 
@@ -151,14 +151,14 @@ class Deciders:
         """Whether what reads the prompt can decide inside the answer's own first pass."""
         reads = self.reads()
         one_site = len({read.site for read in reads}) == 1
-        return bool(self.inside) and one_site and not self.always and not any(map(_of_question, reads))
+        return bool(self.inside) and one_site and not self.always and not any(map(reads_question, reads))
 
     def decide_beforehand(self, encoded: Encoded, questions: Sequence[str]) -> list[Effect | None]:
         """What reads the prompt decides, in passes of its own that end at the sites it reads."""
         prompts: dict[bool, Encoded] = {False: encoded}
         seen = {}
         for read in self.reads():
-            alone = _of_question(read)
+            alone = reads_question(read)
             if alone not in prompts:
                 prompts[alone] = self.vlm.encode([None] * len(encoded), questions)
             seen[read.key] = read.pool(read_site(self.vlm, prompts[alone], read), prompts[alone])
@@ -179,7 +179,8 @@ def read_site(vlm: VLM, encoded: Encoded, read: Read) -> Tensor:
     return vlm.site_output(trunk, site) if read.output else vlm.site_input(trunk, site)
 
 
-def _of_question(read: Read) -> bool:
+def reads_question(read: Read) -> bool:
+    """Whether a read is of the question alone, without its picture."""
     return read.name.startswith("question/")
 
 

@@ -356,8 +356,7 @@ class EditedModel(Talking):
         `hf_model.generate(**inputs)`, pipelines, and whatever else calls it, decided on each prompt in its first pass.  After
         it nothing is left on the model.
 
-        Raises: InputError where a memory cannot work so, or this family's pictures are joined by VLEdit alone; the message says
-            which and why.
+        Raises: InputError where a memory cannot work so; the message says which and why.
         """
         from .attached import attached
 

@@ -253,13 +253,25 @@ def _vision_changed(vlm: VLM, rows: Rows, point: str) -> Iterator[None]:
             f"{point}: a change on the vision side acts on all rows of a batch alike; ask such rows apart."
         )
     (change,) = changes.values()
-    module = module_at(vlm.model, point.removeprefix(VISION))
+    with vision_changed(vlm, point, change):
+        yield
+
+
+@contextmanager
+def vision_changed(vlm: VLM, point: str, change: Any, now: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Within the context, a linear on the vision side computes with a change, for every row.
+
+    Args:
+        now: asked at every call; where it says no, the linear computes as it is.
+    """
 
     def add(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if not now():
+            return output
         flat = output.reshape(-1, output.shape[-1])
         return applied(change, args[0].reshape(-1, args[0].shape[-1]), flat).reshape(output.shape)
 
-    handle = module.register_forward_hook(add)
+    handle = module_at(vlm.model, point.removeprefix(VISION)).register_forward_hook(add)
     try:
         yield
     finally:

@@ -216,10 +216,10 @@ class VLM:
     def prompt(self, question: str, with_image: bool = True) -> Prompt:
         """The tokenised prompt of one question; where the number of visual tokens depends on the picture, with those of
         a black picture of the model's own input size."""
-        return self._prompter.prompt(question, self._usual_placeholders if with_image else ())
+        return self._prompter.prompt(question, self.usual_placeholders if with_image else ())
 
     @cached_property
-    def _usual_placeholders(self) -> tuple[str, ...]:
+    def usual_placeholders(self) -> tuple[str, ...]:
         return self.read_pictures(self.black(), "what?").placeholders
 
     def answer_tokens(self, question: str, answer: str, with_image: bool = True) -> list[int]:
