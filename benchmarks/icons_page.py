@@ -19,6 +19,8 @@ IMAGES = ROOT / "docs" / "images"
 TITLES = {
     "full": "BalancEdit, full",
     "span": "BalancEdit, span",
+    "full-paper": "paper's scope, full",
+    "span-paper": "paper's scope, span",
     "ft": "plain fine-tune",
     "ft-1e-2": "plain fine-tune, rate 1e-2",
 }
@@ -29,7 +31,7 @@ TEXT_ROWS = [name for name in TEXT_ROWS if not name.startswith("random_image_pre
 FACT_ROWS = [m.name for m in METRICS if m.cell not in ("other_subject", "same_answer") and "_token" not in m.name]
 FACT_ROWS = [name for name in FACT_ROWS if "_top10" not in name and not name.endswith("_same_answer")]
 SPEED = {"edit_speed": "Seconds and bytes per edit", "probe_speed": "Probes per second"}
-PAIRS = (("ft", "full"), ("ft", "span"), ("full", "span"))
+PAIRS = (("full-paper", "full"), ("span-paper", "span"), ("ft", "full"), ("ft", "span"), ("full", "span"))
 COMPARED = (
     *("HM", "text_generality", "image_generality", "near_image_preserved", "text_preserved"),
     *("random_image_preserved", "other_question_preserved"),
@@ -165,7 +167,8 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
     environment = head["environment"]
     groups = dict(by_variant(single))
     count = len({r["case"] for r in single})
-    scores = {name: scores_at(rows, chosen[name]["alpha"] if name in chosen else None) for name, rows in groups.items()}
+    alphas = {f"{kind}-paper": one["alpha"] for kind, one in chosen.items()}
+    scores = {name: scores_at(rows, alphas.get(name)) for name, rows in groups.items()}
     lines = [
         "# Results on `icons`",
         "",
@@ -182,7 +185,7 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
         "question. HM: harmonic mean of text generality, image generality and near_image_preserved. "
         f"At most {PROBES} probes of each cell were scored (10 where α was chosen).",
         "",
-        f"## α, chosen on {chosen['full']['samples']} validation edits",
+        f"## α of the paper's scope, chosen on {chosen['full']['samples']} validation edits",
         "",
     ]
     for kind in ("full", "span"):
@@ -190,7 +193,7 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
         fives = ", ".join(str(alpha) for alpha in sorted(chosen[kind]["fives"]))
         hm = 100 * max(chosen[kind]["HM"].values())
         lines.append(
-            f"- {TITLES[kind]}: α = {best} (HM {hm:.1f} there). Each five of them alone would choose: {fives}."
+            f"- {TITLES[f'{kind}-paper']}: α = {best} (HM {hm:.1f} there). Each five of them alone would choose: {fives}."
         )
     lines += [
         "",
@@ -206,10 +209,13 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
         if rows:
             lines.append(f"{TITLES[name]}: {len(rows)} edits failed ({rows[0]['error'][:120]}…).")
     sources: dict[str, int] = {}
-    for record in groups["full"]:
+    for record in groups["full-paper"]:
         source = (record.get("edit") or {}).get("positive_source", "none")
         sources[source] = sources.get(source, 0) + 1
-    lines += ["Positive samples: " + ", ".join(f"{n} {s}" for s, n in sorted(sources.items())) + ".", ""]
+    lines += [
+        "Positive samples of the paper's scope: " + ", ".join(f"{n} {s}" for s, n in sorted(sources.items())) + ".",
+        "",
+    ]
     lines += ["Image generality (BalancEdit, full) by what the probe is:", ""]
     for tag in ("seen", "recognised", "hand", "drawing"):
         values = by_tag(groups["full"], tag, "generality", "image")
@@ -217,12 +223,12 @@ def report(runs: Path, chosen: dict[str, Any]) -> str:
         lines += [f"| {v} | {e['image_generality']} | {e['image_generality'].n} |" for v, e in values.items()]
         lines.append("")
     lines += other_singles(groups, files)
-    curves = {kind: curve(groups[kind]) for kind in ("full", "span")}
-    plot_alpha(curves, {k: chosen[k]["alpha"] for k in curves}, IMAGES / "alpha.png")
+    curves = {name: curve(groups[name]) for name in alphas}
+    plot_alpha(curves, alphas, IMAGES / "alpha.png")
     lines += [f"## The α curve (Fig. 5, Table 10), the same {count} edits", "", "![α curve](images/alpha.png)", ""]
-    for kind, points in curves.items():
+    for name, points in curves.items():
         names = ["text_generality", "image_generality", "near_image_preserved", "HM", "other_question_preserved"]
-        lines += [f"{TITLES[kind]}:", "", "| α | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        lines += [f"{TITLES[name]}:", "", "| α | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
         for alpha in sorted(points):
             if round(alpha * 20) % 2 == 0:
                 lines.append(f"| {alpha:.1f} | " + " | ".join(str(points[alpha][n]) for n in names) + " |")

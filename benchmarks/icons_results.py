@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 500] [--sequential 200] [--long 1000] [--only single]
 
-Chooses α on 40 edits of the validation split for each transformation (and says what fives of them would have chosen), scores
-BalancEdit (full, span) and the plain fine-tune of the same site, at its own rate and at the paper's 1e-2, on edits of the test
-split: one at a time, of drawings that training saw and of drawings by other hands, without and with supplied rephrases; in
-sequence; many facts about one picture; the same words about other subjects. Draws the α curve, and times edits and probes
-against the plain ways (edit_speed.py, probe_speed.py).
+Chooses α of the paper's scope on 40 edits of the validation split for each transformation (and says what fives of them would
+have chosen), scores BalancEdit (full, span; its own scope and the paper's) and the plain fine-tune of the same site, at its own
+rate and at the paper's 1e-2, on edits of the test split: one at a time, of drawings that training saw and of drawings by other
+hands, without and with supplied rephrases; in sequence; many facts about one picture; the same words about other subjects.
+Draws the α curve, and times edits and probes against the plain ways (edit_speed.py, probe_speed.py).
 The test split is scored once, with what was chosen on validation. Each part (`PARTS`) is a results file in the folder of the
 runs; a part that is finished is not run again.
 """
@@ -41,14 +41,19 @@ ALPHA_PROBES = 10
 """Most probes of each cell that are scored where α is chosen."""
 AT = (1, 10, 50, 200, 1000)
 """After which numbers of edits in sequence is scored."""
+KINDS = ("full", "span")
+"""Transformations of BalancEdit."""
 PARTS = ("single", "supplied", "held-out", "sequential", "long", "facts", "text")
 
 
 def variants(alphas: dict[str, float]) -> list[Variant]:
-    balanced = [
-        Variant(kind, "balancedit", {"transformation": kind, "alpha": alphas[kind]}) for kind in ("full", "span")
+    """BalancEdit as it is by default and with the paper's scope, each with both transformations, and the plain fine-tune."""
+    ours = [Variant(kind, "balancedit", {"transformation": kind}) for kind in KINDS]
+    papers = [
+        Variant(f"{kind}-paper", "balancedit", {"transformation": kind, "scope": "paper", "alpha": alphas[kind]})
+        for kind in KINDS
     ]
-    return [*balanced, Variant("ft", "ft", {}), Variant("ft-1e-2", "ft", {"learning_rate": 1e-2})]
+    return [*ours, *papers, Variant("ft", "ft", {}), Variant("ft-1e-2", "ft", {"learning_rate": 1e-2})]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def parts(options: argparse.Namespace) -> dict[str, Part]:
             return Part("icons", cases("icons", options.edits), Plan(texts=50))
         if name == "supplied":
             return Part(
-                "icons", cases("icons", options.supplied, rephrases="supplied"), Plan(tokens=False), 2, "supplied"
+                "icons", cases("icons", options.supplied, rephrases="supplied"), Plan(tokens=False), 4, "supplied"
             )
         if name == "held-out":
             return Part("icons-held-out", cases("icons-held-out", options.held_out), Plan(tokens=False))
@@ -113,7 +118,7 @@ def choose_alphas(vlm: Any, path: Path, samples: int = 40) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text())
     cases = [case.trimmed(ALPHA_PROBES) for case in sample(benchmark_cases(Wanted("icons", "validation")), samples, 0)]
-    kinds = [Variant(kind, "balancedit", {"transformation": kind}) for kind in ("full", "span")]
+    kinds = [Variant(kind, "balancedit", {"transformation": kind, "scope": "paper"}) for kind in KINDS]
     found = {}
     kept = path.with_suffix(".jsonl")
     with bar() as progress:
@@ -158,14 +163,23 @@ def main() -> None:
     parser.add_argument(
         "--only", action="append", choices=PARTS, help="run these parts and write no page; may be repeated"
     )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        help="with --only: run these variants alone (full, span, full-paper, …); may be repeated",
+    )
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 is twice as fast here as float32")
     options = parser.parse_args()
+    if options.variant and not options.only:
+        parser.error("--variant: the page needs all of them; give --only as well")
+    if unknown := {*(options.variant or ())} - {one.name for one in variants(dict.fromkeys(KINDS, 0.5))}:
+        parser.error(f"--variant: there is no {', '.join(sorted(unknown))}")
     vlm = vledit.load("pocket", dtype=options.dtype).vlm
     chosen = choose_alphas(vlm, options.runs / "alpha.json")
-    methods = variants({kind: chosen[kind]["alpha"] for kind in ("full", "span")})
+    methods = variants({kind: chosen[kind]["alpha"] for kind in KINDS})
     cache = TrunkCache(vlm)
     for name, part in parts(options).items():
-        some = methods[: part.methods or None]
+        some = [one for one in methods[: part.methods or None] if one.name in (options.variant or [one.name])]
         made = part.plan.points(len(part.cases))
         each = sum(made) if part.plan.protocol == "sequential" else len(part.cases)
         with bar() as progress:

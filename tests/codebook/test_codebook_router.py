@@ -266,3 +266,19 @@ def test_the_explanation_reads_well():
         "The base model answers. The nearest edit is 'hp-1' ('What brand is this computer?' → 'lenovo'), but "
         "euclidean distance 3.142 is outside of its radius 2.5."
     )
+
+
+def test_a_radius_narrows_with_the_number_of_entries_and_widens_again():
+    crowd = ((1, 10.0), (4, 2.0))
+    router = Router([edit("one", [0, 0], 10.0, crowd=crowd)])
+    asked = np.array([[5.0, 0]], dtype=np.float32)
+    assert router.decide(asked)[0].entry == "one"
+    for number in range(3):
+        router.add(edit(f"far {number}", [1000.0 + number, 0], 10.0, crowd=crowd))
+    found = router.decide(asked)[0]
+    assert (found.entry, found.nearest, found.radius) == (None, "one", 2.0)
+    assert router.decide(np.zeros((1, 2), dtype=np.float32))[0].entry == "one"
+    router.remove("far 1")
+    router.remove("far 2")
+    assert router.decide(asked)[0].radius == pytest.approx(6.0)
+    assert router.decide(asked)[0].entry == "one"

@@ -221,3 +221,15 @@ def test_anchors_name_where_the_positive_came_from():
             Anchors(source, "Which?", "black", 1.0, 2.0)
     with pytest.raises(InputError, match="d_positive"):
         Anchors("backbone", "Which?", "black", -1.0, 2.0)
+
+
+def test_a_radius_among_many_entries():
+    key = np.ones(3, dtype=np.float32)
+    crowded = Scope("last", key, 50.0, crowd=((1, 50.0), (100, 40.0), (1000, 20.0)))
+    assert [crowded.radius_among(n) for n in (1, 10, 100, 1000, 100_000)] == pytest.approx([50, 45, 40, 20, 20])
+    assert Scope("last", key, 50.0).radius_among(10**6) == 50.0
+    assert Scope("last", key, 30.0, crowd=((10, 60.0), (100, 20.0))).radius_among(10) == 30.0
+    with pytest.raises(InputError, match="crowd"):
+        Scope("last", key, 50.0, crowd=((10, 40.0), (100, 41.0)))
+    with pytest.raises(InputError, match="crowd"):
+        Scope("last", key, 50.0, crowd=((100, 40.0), (10, 30.0)))

@@ -1,4 +1,4 @@
-"""BalancEdit's `scope=last`: the last prompt token as key, one threshold, fitted or measured without data."""
+"""BalancEdit's `scope=last`: the last prompt token as key, and its radius: fitted, or made by the edit itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 from tests.evaluate.small import case
 from tests.vlm.models import QUESTIONS, picture, tiny
-from vledit.codebook.scope import distance
+from vledit.codebook.scope import anchor_picture, distance
 from vledit.data.case import EditRequest
-from vledit.editors import reach
+from vledit.editors import own_reach, reach
 from vledit.editors.balancedit import BalancEdit, BalancEditConfig
 from vledit.editors.edited_model import EditedModel
+from vledit.editors.rephrase import TEMPLATES
 from vledit.errors import InputError
 
 QUICK = {"steps": 200, "learning_rate": 0.05, "margin": 1.0, "rephrase": "supplied"}
@@ -64,19 +65,90 @@ def test_a_saved_edit_decides_as_before_and_the_papers_lives_beside_it(vlm, tmp_
         assert held.answer(picture(7), QUESTIONS[1]).decision.entry == "two"
 
 
-def test_without_a_fitting_the_threshold_is_measured_once(vlm):
+def keys_of(vlm, asked):
+    """The keys one by one, read apart from the editor's own code."""
     site = vlm.resolve_site(vlm.default_site)
-    found = reach.reach(vlm, site, "euclidean")
-    assert found.source == "measured"
-    assert found.picture > 0
-    assert found.text > 0
-    assert reach.reach(vlm, site, "euclidean") is found
+    found = []
+    for image, question in asked:
+        encoded = vlm.encode([image], [question])
+        found.append(vlm.site_input(vlm.trunk(encoded, site.layer), site)[0, -1].double())
+    return found
+
+
+def test_without_a_fitting_an_edit_makes_its_own_radius(vlm):
+    assert reach.reach(vlm, vlm.resolve_site(vlm.default_site), "euclidean") is None
     made = BalancEdit(BalancEditConfig(scope="last", **QUICK)).edit(vlm, REQUEST)
-    assert made.entry.radius == found.picture
+    wordings = ["What can be seen?", *(template.format(question=REQUEST.question) for template in TEMPLATES)]
+    blank = [anchor_picture(name, vlm.image_size, seed=0) for name in ("black", "noise")]
+    key, *keys = keys_of(
+        vlm,
+        [
+            (REQUEST.image, REQUEST.question),
+            *((REQUEST.image, text) for text in wordings),
+            *((one, REQUEST.question) for one in blank),
+        ],
+    )
+    away = [float((one - key).norm()) for one in keys]
+    limit = min(away[-2:])
+    held = max([one for one in away[:-2] if one < limit], default=0.0)
+    assert made.entry.radius == pytest.approx(held + 0.3 * (limit - held), rel=1e-4)
+
+
+def test_without_a_fitting_the_threshold_of_text_is_measured_once(vlm):
+    site = vlm.resolve_site(vlm.default_site)
+    found = reach.measured(vlm, site, "euclidean")
+    assert found > 0
+    assert reach.measured(vlm, site, "euclidean") is found
     text = BalancEdit(BalancEditConfig(scope="last", **QUICK)).edit(
         vlm, EditRequest(None, QUESTIONS[2], "two cups", ("Tell it.",), "three")
     )
-    assert text.entry.radius == found.text
+    assert text.entry.radius == found
+
+
+def test_the_radius_between_rewordings_and_blank_pictures():
+    assert own_reach.own([1.0, 3.0], [13.0, 20.0], 0.3) == pytest.approx(6.0)
+    assert own_reach.own([1.0, 30.0], [13.0, 20.0], 0.5) == pytest.approx(7.0)  # a rewording out there is not reached
+    assert own_reach.own([30.0], [13.0], 0.5) == 6.5
+    for away in (0.0, 2.0, 8.0, 20.0):  # the share is what `own` is undone by
+        between = own_reach.share(away, *own_reach.ends([1.0, 3.0], [13.0]))
+        assert own_reach.own([1.0, 3.0], [13.0], between) == pytest.approx(away)
+
+
+def test_traffic_narrows_the_radius_but_not_below_the_rewordings():
+    seen = [float(one) for one in range(10, 210)]  # 200: two of them may lie inside
+    radius = own_reach.kept_out(50.0, [4.0], seen)
+    assert sum(one <= radius for one in seen) == 2
+    assert own_reach.kept_out(5.0, [4.0], seen) == 5.0
+    assert own_reach.kept_out(50.0, [30.0], seen) == 30.0
+    assert own_reach.kept_out(50.0, [4.0], [20.0]) < 20.0
+
+
+def test_a_folder_of_traffic_is_kept_out(vlm, tmp_path):
+    for number in (1, 2):
+        picture(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "questions.txt").write_text(f"{QUESTIONS[1]}\n\n{REQUEST.question}\n")
+    made = BalancEdit(BalancEditConfig(threshold=1e6, negatives=str(tmp_path), **QUICK)).edit(vlm, REQUEST)
+    asked = [(picture(1), REQUEST.question), (picture(2), REQUEST.question), (REQUEST.image, QUESTIONS[1])]
+    key, *keys = keys_of(vlm, [(REQUEST.image, REQUEST.question), *asked])
+    wordings = keys_of(vlm, own_reach.inside(REQUEST, "What can be seen?"))
+    nearest, farthest = (f(float((one - key).norm()) for one in some) for f, some in ((min, keys), (max, wordings)))
+    assert made.entry.radius == pytest.approx(max(nearest, farthest), rel=1e-4)
+    with pytest.raises(InputError, match="no folder"):
+        own_reach.traffic(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="neither pictures"):
+        own_reach.traffic(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="negatives"):
+        own_reach.of_traffic(REQUEST, str(tmp_path / "empty"))
+
+
+def test_the_papers_scope_is_meant_where_its_settings_are_given():
+    assert not BalancEditConfig().by_paper
+    assert BalancEditConfig().tokens == "last"
+    for settings in ({"scope": "paper"}, {"alpha": 0.3}, {"key_tokens": "visual"}):
+        assert BalancEditConfig(**settings).by_paper
+    assert BalancEditConfig(alpha=0.3).tokens == "mean"
 
 
 def test_the_threshold_is_where_both_shares_are_largest_together():
@@ -109,6 +181,8 @@ def test_read_is_the_distance_that_the_router_takes(vlm):
         ({"scope": "last", "threshold": -1.0}, "threshold"),
         ({"scope": "last", "threshold": float("nan")}, "threshold"),
         ({"scope": "paper", "threshold": 1.0}, "threshold"),
+        ({"alpha": 0.3, "threshold": 1.0}, "threshold"),
+        ({"scope": "paper", "negatives": "here"}, "negatives"),
         ({"scope": "lost"}, "scope"),
     ],
 )
@@ -121,11 +195,14 @@ def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
     site = vlm.resolve_site(vlm.default_site)
     found = reach.fit(vlm, [case(0), case(1)], tmp_path)
     read = reach.reach(vlm, site, "euclidean", tmp_path)
-    assert (read.picture, read.text) == (found.picture, found.text)
+    assert (read.picture, read.text, read.share) == (found.picture, found.text, found.share)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["edits"] == {"picture": 2, "text": 0}
-    assert manifest["inside"]["picture"] <= 1
-    assert found.text == reach.measured(vlm, site, "euclidean").text  # too few edits without a picture
+    assert manifest["rule"] == ("threshold" if found.share is None else "share")
+    assert all(
+        0 <= one <= 1 for one in (*manifest["right"]["threshold"].values(), *manifest["right"]["share"].values())
+    )
+    assert found.text == reach.measured(vlm, site, "euclidean")  # too few edits without a picture
     with pytest.raises(InputError, match="fit-scope"):
         reach.reach(vlm, site, "cosine", tmp_path)
     with pytest.raises(InputError, match="none has a picture"):

@@ -304,11 +304,11 @@ def choose_alpha(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Choose α for a model on a few edits of the validation split, by HM (BalancEdit, Sec. 4.3)."""
+    """Choose the α of BalancEdit's `scope=paper` for a model on a few edits of the validation split, by HM (Sec. 4.3)."""
     from ..evaluate.alpha import choose
     from ..evaluate.manifest import Variant
 
-    settings = {"transformation": transformation, "distance": distance}
+    settings = {"scope": "paper", "transformation": transformation, "distance": distance}
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     cases = sample(
         benchmark_cases(Wanted(files, "validation", rephrases=rephrases)), samples, seed

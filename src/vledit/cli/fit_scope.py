@@ -1,4 +1,4 @@
-"""`vledit fit-scope`: the threshold of BalancEdit's `scope=last`, found on the edits of a training split."""
+"""`vledit fit-scope`: how far BalancEdit's `scope=last` reaches, found on the edits of a training split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit_scope(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Find how far the last prompt token may lie from an edit's own, for `balancedit:scope=last` (no training, one pass)."""
+    """Find how far the last prompt token may lie from an edit's own, for `balancedit` (no training, one pass)."""
     from ..codebook.scope import check_distance
     from ..editors import reach
     from ..editors.training import artefact
@@ -59,7 +59,11 @@ def fit_scope(
             vlm, cases, folder, distance, probes, files.about(split), progress=lambda: progress.advance(task)
         )
     if json:
-        emit({"folder": folder, "picture": found.picture, "text": found.text})
+        emit({"folder": folder, "picture": found.picture, "text": found.text, "share": found.share})
         return
-    console().print(f"threshold: {found.picture:.4g} with a picture, {found.text:.4g} without")
+    by_share = found.share is not None
+    rule = (
+        f"{found.share:.2f} of the way from its rewordings to a blank picture" if by_share else f"{found.picture:.4g}"
+    )
+    console().print(f"with a picture: {rule}; without: {found.text:.4g}")
     console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)

@@ -113,6 +113,7 @@ def unpack(
                 alpha=scope["alpha"],
                 prompt=scope["prompt"],
                 anchors=None if scope["anchors"] is None else Anchors(**scope["anchors"]),
+                crowd=scope.get("crowd", ()),
             )
             for number, scope in enumerate(record["scopes"])
         )

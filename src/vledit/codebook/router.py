@@ -61,7 +61,7 @@ class Decision:
         entry: id of the entry whose transformation answers, or None for the base model.
         nearest: id of the nearest entry, fired or not; None in an empty codebook.
         distance, radius: of the nearest entry's primary scope (None in an empty codebook; inf where the request has
-            no such key, e.g. no visual tokens).
+            no such key, e.g. no visual tokens). The radius is that among as many entries as there are, `Scope.radius_among`.
         fired: whether `entry` is set.
         explanation: one line for a person.
         site: the nearest entry's site.
@@ -236,7 +236,11 @@ class Router:
 
     def _read(self, entry: Entry, asked: Mapping[Query, np.ndarray], row: int) -> tuple[Reading, ...]:
         return tuple(
-            Reading(scope.name, _distance(scope, asked[query_of(entry, scope)][row]), scope.radius)
+            Reading(
+                scope.name,
+                _distance(scope, asked[query_of(entry, scope)][row]),
+                scope.radius_among(self._widths[query_of(entry, scope)][1]),
+            )
             for scope in entry.scopes
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -73,6 +74,8 @@ class Scope:
         alpha: the weight that the radius was computed with (Eq. 10), or None where the radius was set by hand.
         anchors: what the radius was measured with, or None where it was set by hand.
         prompt: "full" (picture and question) or "question" (the question without the picture): where the key is read.
+        crowd: (number of entries, radius) in rising order: how far the scope reaches where so many entries are there whose keys
+            are compared with its own; see `radius_among`. Empty: `radius`, however many there are.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Scope:
     alpha: float | None = None
     anchors: Anchors | None = None
     prompt: str = "full"
+    crowd: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("Scope.name", self.name)
@@ -106,6 +110,18 @@ class Scope:
             object.__setattr__(self, "alpha", check_alpha(self.alpha, "Scope.alpha"))
         if self.anchors is not None and not isinstance(self.anchors, Anchors):
             raise InputError(f"Scope.anchors: an Anchors record or None is wanted, not {type(self.anchors).__name__}.")
+        object.__setattr__(self, "crowd", _checked_crowd(self.crowd))
+
+    def radius_among(self, entries: int) -> float:
+        """The radius where `entries` entries compete: the more there are, the likelier one of them is near by chance.
+
+        Straight in the logarithm of their number between the points of `crowd`; before its first point and without one it is
+        `radius`, beyond the last the last one's; never more than `radius`.
+        """
+        if not self.crowd or entries <= self.crowd[0][0]:
+            return self.radius
+        counts, radii = zip(*self.crowd, strict=True)
+        return min(self.radius, float(np.interp(math.log(entries), np.log(counts), radii)))
 
     @property
     def width(self) -> int:
@@ -312,6 +328,17 @@ def check_alpha(alpha: float, name: str) -> float:
     if value > 1:
         raise InputError(f"{name}: {value} is not between 0 (negative alone, widest) and 1 (positive alone).")
     return value
+
+
+def _checked_crowd(crowd: Any) -> tuple[tuple[int, float], ...]:
+    """The points as (int, float), checked: numbers of entries rise from 1, radii do not grow."""
+    points = tuple((int(count), _check_length("Scope.crowd", radius)) for count, radius in crowd)
+    for (fewer, wider), (more, narrower) in pairwise(points):
+        if more <= fewer or narrower > wider:
+            raise InputError("Scope.crowd: numbers of entries have to rise and radii must not grow with them.")
+    if points and points[0][0] < 1:
+        raise InputError(f"Scope.crowd: a number of entries is at least 1, not {points[0][0]}.")
+    return points
 
 
 def _check_length(name: str, value: Any) -> float:

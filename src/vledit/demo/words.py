@@ -56,20 +56,24 @@ def stays(played: Played) -> tuple[str, bool]:
 
 
 def facts(played: Played) -> tuple[str, bool]:
-    """Other questions about the edited mark: the scope promises nothing, so what happened is told."""
+    """Other questions about the edited mark: what happened is told, with the reason where the edit fired."""
     rows = [row for row in played.rows if row.question.kind == "fact"]
     fired = [row for row in rows if row.decision.fired]
     if not fired:
-        return f"The {len(rows)} other questions about the same mark lay outside of the radius.", False
+        return (
+            f"The {len(rows)} other questions about the same mark lay outside of the radius and keep their answers.",
+            False,
+        )
     answers = "; ".join(
         f"“{row.question.question}” " + (f"{row.before} → {row.after}" if row.changed else f"{row.before}, as before")
         for row in fired
     )
-    text = (
-        f"The edit also fired on {len(fired)} of {len(rows)} other questions about the same mark: {answers}. The paper's key "
-        "is the mean over picture and question together, and the picture has more tokens than the question, so its "
-        "scope is about the picture more than about what is asked."
-    )
+    text = f"The edit also fired on {len(fired)} of {len(rows)} other questions about the same mark: {answers}."
+    if played.entry.key_tokens == "mean":
+        text += (
+            " The paper's key is the mean over picture and question together, and the picture has more tokens than the question, "
+            "so its scope is about the picture more than about what is asked."
+        )
     return text, False
 
 

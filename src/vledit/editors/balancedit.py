@@ -9,8 +9,8 @@ The equations are those of the paper; where it contradicts itself or its release
   and rewrites all radii at each edit;
 - training stops early when every answer token leads by a margin, instead of always taking 50 steps.
 
-Beside the paper's scope (`scope="paper"`: mean key, one radius for each edit) there is `scope="last"`: the last prompt token as
-key and one threshold for the model, see `reach`.
+The scope is not the paper's by default. `scope="last"`: the key is the last prompt token and the radius a threshold for the
+model, see `reach`; `scope="paper"` is the mean key with a radius of its own for each edit, as above, unchanged.
 """
 
 from __future__ import annotations
@@ -38,13 +38,17 @@ from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
+from . import own_reach
 from .answering import pool
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, train_site
-from .reach import reach
+from .own_reach import Asked
+from .reach import Reach, measured, reach, read
 from .rephrase import SOURCES, Positive, choose
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..codebook import Codebook, Relation, Transformation
 
 SCOPE = "mean"
@@ -56,21 +60,36 @@ STARTS = ("base", "nearest")
 class BalancEditConfig(FittingConfig):
     """Settings of BalancEdit; the defaults are the paper's where it names them."""
 
-    scope: str = setting(
-        "paper",
-        "paper: key and radius as below; last: the last prompt token, one threshold for the model (no alpha, no key_tokens)",
+    scope: str | None = setting(
+        None,
+        "last: the key is the last prompt token, the radius a threshold for the model; paper: mean key, a radius for each edit "
+        "made with alpha; none: last, or paper where alpha or key_tokens is given, which belong to it",
     )
     threshold: float | None = setting(
-        None, "scope=last: the radius; none: as `vledit fit-scope` found it, or measured without data"
+        None,
+        "scope=last: the radius; none: as `vledit fit-scope` found it (for pocket it comes with VLEdit), or else from rewordings "
+        "and other pictures that the edit makes for itself",
     )
     scope_fitted: str = setting("", "scope=last: folder of a fitting by `vledit fit-scope`; empty: where it puts it")
+    negatives: str = setting(
+        "",
+        "scope=last: folder of unlabelled pictures of your own, with a questions.txt (a question a line) where you have one; at "
+        "most a hundredth of them is let inside",
+    )
     alpha: float | None = setting(
-        None, "weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
+        None, "scope=paper: weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
     )
     distance: str = setting("euclidean", "euclidean or cosine (Table 6)")
-    key_tokens: str = setting("mean", "tokens that the key is the mean of: mean (the paper's), visual, question, last")
-    negative: str = setting("black", "negative anchor: black (the paper's), white, mean, noise, random (Tables 7, 8)")
-    rephrase: str = setting("auto", "positive sample from: auto, backbone, supplied, plugin")
+    key_tokens: str = setting(
+        "mean", "scope=paper: tokens that the key is the mean of: mean (the paper's), visual, question, last"
+    )
+    negative: str = setting(
+        "black", "scope=paper: negative anchor: black (the paper's), white, mean, noise, random (Tables 7, 8)"
+    )
+    rephrase: str = setting(
+        "auto",
+        "positive sample from: auto (scope=paper: the backbone first; scope=last: not the backbone), backbone, supplied, plugin",
+    )
     similarity: float = setting(0.6, "smallest cosine between the question and the backbone's own rephrasing")
     same_fact: str = setting(
         "record",
@@ -94,26 +113,37 @@ class BalancEditConfig(FittingConfig):
             ("start", STARTS),
             ("scope", SCOPES),
         ):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in known and not (name == "scope" and self.scope is None):
                 raise UnknownNameError(name, str(getattr(self, name)), known)
         if self.alpha is not None:
             check_alpha(self.alpha, "alpha")
-        if self.scope == "last":
+        if not self.by_paper:
             if self.alpha is not None:
                 raise InputError("alpha: scope=last has one threshold for the model; give threshold=, or scope=paper.")
             if self.key_tokens not in ("mean", "last"):
                 raise InputError(
                     f"key_tokens: '{self.key_tokens}' given, but scope=last has the last prompt token as key."
                 )
-        elif self.threshold is not None or self.scope_fitted:
-            raise InputError("threshold, scope_fitted: they belong to scope=last; with scope=paper give alpha.")
+        elif given := [
+            name for name in ("threshold", "scope_fitted", "negatives") if getattr(self, name) not in (None, "")
+        ]:
+            raise InputError(
+                f"{given[0]}: it belongs to scope=last, while alpha, key_tokens and scope=paper mean the paper's radius; give "
+                "the one or the other."
+            )
         if self.threshold is not None and not 0 <= self.threshold < math.inf:
             raise InputError(f"threshold: {self.threshold} given; a number that is not negative is wanted.")
 
     @property
+    def by_paper(self) -> bool:
+        """Whether the scope is the paper's: asked for by name, or by a setting that only it has."""
+        paper_only = self.alpha is not None or self.key_tokens != "mean"
+        return self.scope == "paper" or (self.scope is None and paper_only)
+
+    @property
     def tokens(self) -> str:
         """The tokens that the key is made of."""
-        return "last" if self.scope == "last" else self.key_tokens
+        return self.key_tokens if self.by_paper else "last"
 
 
 class BalancEdit:
@@ -144,8 +174,8 @@ class BalancEdit:
         if codebook is not None and (known := codebook.holding(fact)) is not None:
             report = EditReport.of_nothing(_since(began))
             return Edit(known.same or "", self.name, request, report, relation=known)
-        positive = choose(vlm, request, config.rephrase, config.similarity)
-        scope, trunk = self._scope(vlm, request, positive, site)
+        positive = choose(vlm, request, self._rephraser(request), config.similarity)
+        scope, radius_from, trunk = self._scope(vlm, request, positive, site)
         relation = self._relation(codebook, scope, fact, site)
         alone = relation is not None and relation.kind == "conflict" and relation.inside is None
         if relation is not None and alone and bool(vlm.verify(trunk).exact[0]):
@@ -171,6 +201,7 @@ class BalancEdit:
                 "rephrases": list(request.rephrases),
                 "same_fact": config.same_fact,
                 "refused_rephrases": list(positive.refused),
+                **({"radius_from": radius_from} if radius_from else {}),
                 "margin": round(fitted.margin, 4),
                 "steps": fitted.steps,
             },
@@ -178,8 +209,10 @@ class BalancEdit:
         report = EditReport(_since(began), fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
         return Edit(entry.id, self.name, request, report, entry=entry, relation=relation)
 
-    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, Trunk]:
+    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, str, Trunk]:
         """Key, positive and negative (Sec. 3.2, Eq. 10), and the trunk of the edit with its answer, from one pass.
+
+        Beside them: where the radius comes from, in words, unless it is the paper's.
 
         The answer stands behind the prompt whose key is read: no token of the prompt sees it, and the key averages the
         prompt alone.
@@ -199,14 +232,50 @@ class BalancEdit:
         keys = pool(vlm.site_input(trunk, site), encoded, config.tokens)
         d_positive, d_negative = distance(keys[:1], keys[1:], config.distance)[:, 0].tolist()
         anchors = Anchors(positive.source, positive.question, negative_name, d_positive, d_negative)
-        if config.scope == "last":
-            within = config.threshold
-            if within is None:
-                within = reach(vlm, site, config.distance, config.scope_fitted).of(image is not None)
-            return Scope("last", keys[0], within, config.distance, "last", None, anchors), trunk.select([0])
+        if not config.by_paper:
+            scope, radius_from = self._last(vlm, site, request, keys[0], anchors)
+            return scope, radius_from, trunk.select([0])
         alpha = vlm.default_alpha if config.alpha is None else config.alpha
         within = radius(alpha, d_positive, d_negative)
-        return Scope(SCOPE, keys[0], within, config.distance, config.key_tokens, alpha, anchors), trunk.select([0])
+        return Scope(SCOPE, keys[0], within, config.distance, config.key_tokens, alpha, anchors), "", trunk.select([0])
+
+    def _rephraser(self, request: EditRequest) -> str:
+        """Where the positive comes from: no radius of `scope=last` hangs on it alone, so that the backbone need not write one."""
+        source = self.config.rephrase
+        if self.config.by_paper or source != "auto":
+            return source
+        return "supplied" if any(map(str.strip, request.rephrases)) else "plugin"
+
+    def _last(self, vlm: VLM, site: Site, request: EditRequest, key: Tensor, anchors: Anchors) -> tuple[Scope, str]:
+        """The scope around the last prompt token, and where its radius comes from."""
+        config = self.config
+        known = None if config.threshold is None else Reach.given(config.threshold)
+        known = known or reach(vlm, site, config.distance, config.scope_fitted)
+
+        def away(asked: list[Asked]) -> list[float]:
+            keys = read(vlm, site, [picture for picture, _ in asked], [question for _, question in asked])
+            return distance(key, keys, config.distance)[:, 0].tolist()
+
+        pictured = request.image is not None
+        share = own_reach.BETWEEN if known is None else known.share
+        near: list[float] = []
+        if config.negatives or (pictured and share is not None):
+            near = away(own_reach.inside(request, anchors.positive_question))
+        if pictured and share is not None:
+            blank = away(own_reach.outside(vlm, request))
+            within = own_reach.own(near, blank, share)
+            source = (
+                f"{share:.2f} of the way from its rewordings ({max(near):.4g}) to a blank picture ({min(blank):.4g})"
+            )
+        elif known is not None:
+            within, source = known.of(pictured), f"threshold, {known.source}"
+        else:
+            within, source = measured(vlm, site, config.distance), "threshold, measured on everyday questions"
+        if config.negatives:
+            wider = within
+            within = own_reach.kept_out(within, near, away(own_reach.of_traffic(request, config.negatives)))
+            source += f"; narrowed from {wider:.4g} by '{config.negatives}'" if within < wider else ""
+        return Scope("last", key, within, config.distance, "last", None, anchors), source
 
     def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:

@@ -2,8 +2,8 @@
 
 The last prompt token has read picture and question, so one number tells the fact from another question about the same picture
 and from another thing asked in the same words; `vledit analyze scope` shows by how much it beats the mean key of the paper.
-The number is fitted on edits of a training split (`vledit fit-scope`), or, where there is no such fitting, measured on
-everyday questions about plain pictures: no data set is needed then, and it is rougher.
+The number is fitted on edits of a training split (`vledit fit-scope`; the fitting of `pocket` comes with the package). Where
+there is none, an edit with a picture makes its own (`own_reach`); for edits without one it is measured on everyday questions.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from ..errors import InputError, MissingDataError
 from ..vlm.base import VLM, Site
 from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
-from . import common_directions
+from . import common_directions, own_reach
 from .answering import pool
+from .own_reach import Asked
 from .rephrase import TEMPLATES
 from .training import artefact
 from .training.cases import training_case
@@ -39,18 +40,30 @@ QUESTIONS = common_directions.QUESTIONS[:8]
 
 @dataclass(frozen=True)
 class Reach:
-    """Thresholds for edits with and without a picture, in the unit of the distance, and where they come from."""
+    """How far edits of a model reach, and where that comes from.
+
+    Args:
+        picture, text: thresholds for edits with and without a picture, in the unit of the distance.
+        share: where set, an edit with a picture takes no threshold, but the radius that lies so far on the way from its own
+            farthest rewording to its nearest blank picture, see `own_reach`.
+    """
 
     picture: float
     text: float
     source: str
+    share: float | None = None
+
+    @classmethod
+    def given(cls, threshold: float) -> Reach:
+        """The same for both, set by hand."""
+        return cls(threshold, threshold, "given")
 
     def of(self, pictured: bool) -> float:
         return self.picture if pictured else self.text
 
 
-def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach:
-    """The thresholds of a model at a site: fitted where there is a fitting for them, else measured without data.
+def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach | None:
+    """The thresholds of a model at a site as they were fitted; None where there is no fitting for them.
 
     Args:
         kind: the distance, euclidean or cosine.
@@ -63,34 +76,38 @@ def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach:
     except MissingDataError:
         if folder:
             raise
-        return measured(vlm, site, kind)
+        return None
     made_for = (found.settings["site"], found.settings["distance"])
     if made_for == (str(site), kind):
-        return Reach(float(found.tensors["picture"]), float(found.tensors["text"]), f"fitted {found.sha256[:8]}")
+        picture, text = (float(found.tensors[name]) for name in ("picture", "text"))
+        share = float(found.tensors["share"]) if found.about.get("rule") == "share" else None
+        return Reach(picture, text, f"fitted {found.sha256[:8]}", share)
     if folder:
         raise InputError(
             f"scope_fitted: '{folder}' was fitted at {made_for[0]} for the {made_for[1]} distance, this edit is at {site} with "
             f"{kind}; fit it for them with `vledit fit-scope`."
         )
-    return measured(vlm, site, kind)
+    return None
 
 
 @lasting
-def measured(vlm: VLM, site: Site, kind: str) -> Reach:
-    """Thresholds between everyday questions' rewordings and other everyday questions, kept on the model object."""
+def measured(vlm: VLM, site: Site, kind: str) -> float:
+    """The threshold of edits without a picture: between everyday questions' rewordings and other everyday questions.
+
+    Measured once for a loaded model; no data set is needed.
+    """
     kept = vlm.__dict__.setdefault("_reach", {})
     if (site, kind) not in kept:
         if sys.stderr.isatty():
             print("scope: measuring how far rewordings lie, once for a loaded model …", file=sys.stderr)
-        pictured, text = (threshold(*_between(vlm, site, kind, picture)) for picture in (vlm.black(), None))
-        kept[site, kind] = Reach(pictured, text, "measured")
+        kept[site, kind] = threshold(*_between(vlm, site, kind))
     return kept[site, kind]
 
 
-def _between(vlm: VLM, site: Site, kind: str, picture: Any) -> tuple[list[float], list[float]]:
-    """Distances of every question to its own rewordings, and to the other questions, about one picture."""
+def _between(vlm: VLM, site: Site, kind: str) -> tuple[list[float], list[float]]:
+    """Distances of every question to its own rewordings, and to the other questions."""
     asked = [text for question in QUESTIONS for text in (question, *(t.format(question=question) for t in TEMPLATES))]
-    keys = read(vlm, site, [picture] * len(asked), asked)
+    keys = read(vlm, site, [None] * len(asked), asked)
     count = 1 + len(TEMPLATES)
     firsts = keys[::count]
     inside, outside = [], []
@@ -134,7 +151,10 @@ def fit(
     data: Mapping[str, Any] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Reach:
-    """Fits the thresholds at the model's default site on edits of a training split, and writes them into a folder.
+    """Fits how far edits reach, at the model's default site on edits of a training split, and writes it into a folder.
+
+    Two rules are fitted for edits with a picture: one threshold, and a share of the way between what each edit makes for itself
+    (`Reach`). The one that puts more on its right side is used.
 
     Args:
         cases: generality has to be inside, locality outside; edits without a picture make the threshold of such edits (where
@@ -146,34 +166,67 @@ def fit(
     Raises: InputError where there are no edits with a picture, or one side has no probes.
     """
     site = vlm.resolve_site(vlm.default_site)
-    found: dict[bool, tuple[list[float], list[float]]] = {True: ([], []), False: ([], [])}
+    text, picture, relative = _Sides(), _Sides(), _Sides()
     counted = {True: 0, False: 0}
     for case in cases:
-        chosen = training_case(case, per_cell)
-        request, pictured = case.request, case.request.image is not None
+        chosen, request = training_case(case, per_cell), case.request
+        pictured = request.image is not None
         probes = [(family != "generality", probe) for family, _, _, probe in chosen.probes()]
-        asked = [Probe(request.image, request.question), *(probe for _, probe in probes)]
-        pictures = [None if one.image is None else open_picture(one.image) for one in asked]
-        keys = read(vlm, site, pictures, [one.question for one in asked])
+        asked: list[Asked] = [(request.image, request.question), *((one.image, one.question) for _, one in probes)]
+        near, far = own_reach.made(vlm, request) if pictured else ([], [])
+        asked = [(None if one is None else open_picture(one), text) for one, text in [*asked, *near, *far]]
+        keys = read(vlm, site, [one for one, _ in asked], [text for _, text in asked])
         away = distance(keys[0], keys[1:], kind)[:, 0].tolist()
-        for (outside, _), one in zip(probes, away, strict=True):
-            found[pictured][outside].append(one)
+        (picture if pictured else text).add(probes, away)
+        if pictured:
+            ends = own_reach.ends(away[len(probes) : len(probes) + len(near)], away[len(probes) + len(near) :])
+            relative.add(probes, [own_reach.share(one, *ends) for one in away])
         counted[pictured] += 1
         progress()
     if not counted[True]:
         raise InputError("cases: none has a picture; the threshold of edits with a picture has to be fitted on some.")
-    picture = threshold(*found[True])
-    text = threshold(*found[False]) if counted[False] >= LEAST else measured(vlm, site, kind).text
+    within, share = picture.threshold(), min(max(relative.threshold(), 0.0), 1.0)
+    by_share = relative.right(share) > picture.right(within)
+    text_within = text.threshold() if counted[False] >= LEAST else measured(vlm, site, kind)
     about = {
         "data": dict(data or {}),
         "edits": {"picture": counted[True], "text": counted[False]},
-        "inside": {"picture": _share(found[True][0], picture), "text": _share(found[False][0], text)},
-        "outside": {"picture": _share(found[True][1], picture), "text": _share(found[False][1], text)},
+        "rule": "share" if by_share else "threshold",
+        "right": {
+            "threshold": picture.shares(within),
+            "share": relative.shares(share),
+            "text": text.shares(text_within),
+        },
     }
     settings = {"site": str(site), "distance": kind, "per_cell": per_cell}
-    tensors = {"picture": torch.tensor(picture, dtype=torch.float64), "text": torch.tensor(text, dtype=torch.float64)}
+    numbers = {"picture": within, "text": text_within, "share": share}
+    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
     artefact.write(folder, EDITOR, vlm, settings, tensors, about)
-    return Reach(picture, text, "fitted")
+    return Reach(within, text_within, "fitted", share if by_share else None)
+
+
+class _Sides:
+    """Distances of what has to lie inside, and of what has not."""
+
+    def __init__(self) -> None:
+        self.inside: list[float] = []
+        self.outside: list[float] = []
+
+    def add(self, probes: Sequence[tuple[bool, Probe]], away: Sequence[float]) -> None:
+        for (out, _), one in zip(probes, away, strict=False):  # what stands behind the probes is not counted
+            (self.outside if out else self.inside).append(one)
+
+    def threshold(self) -> float:
+        return threshold(self.inside, self.outside)
+
+    def shares(self, within: float) -> dict[str, float | None]:
+        """Share of the inside that lies within, and of the outside that does not; None where there are none."""
+        held, out = _share(self.inside, within), _share(self.outside, within)
+        return {"inside": held, "outside": None if out is None else round(1 - out, 4)}
+
+    def right(self, within: float) -> float:
+        """Sum of the two shares."""
+        return sum(one or 0.0 for one in self.shares(within).values())
 
 
 def _share(distances: Sequence[float], within: float) -> float | None:

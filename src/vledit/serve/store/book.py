@@ -335,7 +335,7 @@ def with_radius(entry: Entry, radius: float | None) -> Entry:
     """The entry with its primary radius set by hand; None leaves it as it was made."""
     if radius is None:
         return entry
-    return replace(entry, scopes=(replace(entry.scopes[0], radius=radius, alpha=None), *entry.scopes[1:]))
+    return replace(entry, scopes=(replace(entry.scopes[0], radius=radius, alpha=None, crowd=()), *entry.scopes[1:]))
 
 
 def _expect(connection: Connection, at: int | None) -> None:
