@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,6 +15,7 @@ from vledit import __version__
 from vledit.cli import app as application
 from vledit.cli import session
 from vledit.cli.output import number, plain, size
+from vledit.cli.overview import COMMANDS, Lazily
 from vledit.cli.settings import parse_settings, parse_value
 from vledit.errors import InputError, MissingDataError, UnknownNameError
 from vledit.report.text import against, share
@@ -48,6 +50,73 @@ def test_help_loads_nothing_heavy():
         f"print([m for m in {(*HEAVY, 'numpy', 'PIL')} if m in sys.modules])"
     )
     assert python(code).strip() == "[]"
+
+
+def test_help_costs_little_more_than_the_library_that_writes_it():
+    """In CPU time of processes, the least of three, so that other work on the machine does not count."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+    code += "spent = resource.getrusage(resource.RUSAGE_CHILDREN); print(spent.ru_utime + spent.ru_stime)"
+
+    def seconds(*arguments: str) -> float:
+        command = [sys.executable, "-c", code, sys.executable, *arguments]
+        ran = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3))
+        return min(float(one.stdout) for one in ran)
+
+    writing = "import typer; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
+    assert seconds("-m", "vledit", "--help") < 2.5 * seconds("-c", writing)
+
+
+def test_help_loads_no_command_and_a_command_only_its_own_module():
+    code = (
+        "import sys; from vledit.cli.app import build; from typer.testing import CliRunner;"
+        "print(CliRunner().invoke(build(), {}).exit_code, [m for m in sys.modules if m.startswith('vledit.cli.')])"
+    )
+    shown = python(code.format(["--help"]))
+    assert shown.startswith("0 ")
+    assert "vledit.cli.edit" not in shown
+    used = python(code.format(["codebook", "--help"]))
+    assert "vledit.cli.codebook" in used
+    assert "vledit.cli.bench" not in used
+
+
+def test_the_overview_names_every_command_and_its_module():
+    folder = Path(application.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if "def register(" in path.read_text()} - {"data_build"}
+    assert {one.module for one in COMMANDS.values()} == modules
+    commands = Lazily()
+    assert [commands[name].name for name in COMMANDS] == list(COMMANDS)
+
+
+def test_python_m_runs_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "vledit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"vledit {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted", "unwanted"),
+    [
+        ("vledit co", {"codebook", "compare", "convert"}, {"ask"}),
+        ("vledit codebook di", {"diff"}, {"merge"}),
+        ("vledit ask --im", {"--image", "--images"}, {"--json"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, wanted: set[str], unwanted: set[str]):
+    count = len(words.split()) - 1
+    surroundings = {**os.environ, "_VLEDIT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    done = subprocess.run(
+        [sys.executable, "-m", "vledit"], capture_output=True, text=True, env=surroundings, check=False
+    )
+    assert wanted <= set(done.stdout.split()), done.stderr
+    assert not unwanted & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_that_completes_is_written_for_each_shell(shell: str):
+    surroundings = {**os.environ, "_VLEDIT_COMPLETE": f"source_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vledit"], capture_output=True, text=True, env=surroundings, check=False
+    )
+    assert f"_VLEDIT_COMPLETE=complete_{shell}" in done.stdout, done.stderr
 
 
 def test_version(cli: Cli):

@@ -7,4 +7,4 @@ def main() -> None:
     """Entry point of the `vledit` command; exits with the code that the errors in `vledit.errors` name."""
     from .app import build
 
-    build()()
+    build()(prog_name="vledit")

@@ -1,40 +1,20 @@
-"""The `vledit` command put together from its groups, and what happens when one of them fails."""
+"""The `vledit` command: its overview, its commands, and what happens when one of them fails."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..errors import InputError, VLEditError
 from ..paths import reason
 from .output import emit, errors, wants_json
-
-GROUPS = (
-    "demo",
-    "ask",
-    "edit",
-    "export",
-    "codebook",
-    "check",
-    "bench",
-    "analyze",
-    "compare",
-    "report",
-    "catalogue",
-    "convert",
-    "data",
-    "fit",
-    "fit_scope",
-    "train",
-    "serve",
-    "token",
-)
-"""Modules of this package that add commands, in the order of `vledit --help`; each has `register(app: typer.Typer)`."""
+from .overview import COMMANDS, Lazily
 
 INTERRUPTED = 130
 UNEXPECTED = 70
@@ -45,7 +25,41 @@ UNUSABLE_PATH = InputError.exit_code
 
 
 class Commands(TyperGroup):
-    """The root group: turns exceptions into messages and exit codes."""
+    """The root group: loads a command when it is used, and turns exceptions into messages and exit codes."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings["commands"] = {}
+        super().__init__(**settings)
+        self.commands = Lazily()
+        self._listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands."""
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command; while all are listed, its line alone."""
+        if self._listing and cmd_name in COMMANDS:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name].line)
+        return self.commands.get(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """`vledit --help`."""
+        with self._overview():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Names of commands that begin so."""
+        with self._overview():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _overview(self) -> Iterator[None]:
+        self._listing = True
+        try:
+            yield
+        finally:
+            self._listing = False
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command that `ctx` holds."""
@@ -89,13 +103,13 @@ def _is_bug(error: Exception) -> bool:
 
 
 def build() -> typer.Typer:
-    """The application with all groups."""
+    """The application."""
     app = typer.Typer(
         cls=Commands,
         name="vledit",
         help="Change one thing a vision-language model knows, and prove what else changed.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -109,8 +123,6 @@ def build() -> typer.Typer:
     ) -> None:
         pass
 
-    for name in GROUPS:
-        import_module(f".{name}", __package__).register(app)
     return app
 
 

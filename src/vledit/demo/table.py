@@ -37,7 +37,7 @@ def group(heading: str, rows: list[Row], width: int = 80) -> Group:
         title.append(f"  {questions.pop()}", style="not bold dim")
     made = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     spare = max(0, min(width, 120) - 80)
-    for fixed in (24 + spare // 2, 16 + spare // 4, 12 + spare // 4, 13, 7):
+    for fixed in (23 + spare // 2, 16 + spare // 4, 12 + spare // 4, 14, 7):
         made.add_column(width=fixed, overflow="fold")
     for row in rows:
         shown = row.question.label if title.plain != heading else row.question.question

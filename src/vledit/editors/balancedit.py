@@ -268,9 +268,12 @@ class BalancEdit:
                 f"{share:.2f} of the way from its rewordings ({max(near):.4g}) to a blank picture ({min(blank):.4g})"
             )
         elif known is not None:
-            within, source = known.of(pictured), f"threshold, {known.source}"
+            within, source = known.of(pictured), f"one threshold for the model, {known.source}"
         else:
-            within, source = measured(vlm, site, config.distance), "threshold, measured on everyday questions"
+            within, source = (
+                measured(vlm, site, config.distance),
+                "one threshold for the model, measured on everyday questions",
+            )
         if config.negatives:
             wider = within
             within = own_reach.kept_out(within, near, away(own_reach.of_traffic(request, config.negatives)))

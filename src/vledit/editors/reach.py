@@ -81,7 +81,7 @@ def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach | N
     if made_for == (str(site), kind):
         picture, text = (float(found.tensors[name]) for name in ("picture", "text"))
         share = float(found.tensors["share"]) if found.about.get("rule") == "share" else None
-        return Reach(picture, text, f"fitted {found.sha256[:8]}", share)
+        return Reach(picture, text, f"found by fit-scope ({found.sha256[:8]})", share)
     if folder:
         raise InputError(
             f"scope_fitted: '{folder}' was fitted at {made_for[0]} for the {made_for[1]} distance, this edit is at {site} with "
