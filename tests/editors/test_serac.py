@@ -140,7 +140,7 @@ def test_the_answers_loss_is_that_of_the_whole_model_with_the_edit_cited():
             write.normal_(std=0.1)
     changes = low_rank.fixed()
     with torch.no_grad():
-        found = one.cited.losses(0, changes, random.Random(0), 5)["answer"]
+        found = one.cited.losses([0], changes, random.Random(0), 5)["answer"]
     assert isinstance(one.cited, CitedCases)
     rows = one.cited.rows(0)
     assert len(rows) == 3  # the edit, a wording, another picture

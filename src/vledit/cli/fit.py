@@ -50,6 +50,9 @@ def fit(
         ),
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: the editor's own.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Most minutes of steps; then it ends with what it has learnt.")
+    ] = None,
     save_every: Annotated[int | None, typer.Option(help="A checkpoint after so many steps.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: another setting of the fitting (may be repeated).")
@@ -80,7 +83,8 @@ def fit(
         _list(method.FitConfig, json)
         return
     given = parse_settings(method.FitConfig, set_ or ())
-    given |= {name: value for name, value in (("steps", steps), ("save_every", save_every)) if value is not None}
+    own = {"steps": steps, "minutes": minutes, "save_every": save_every}
+    given |= {name: value for name, value in own.items() if value is not None}
     method.FitConfig.from_settings(given)  # a mistake in it is told before the model is loaded
     retriever = "all-MiniLM-L6-v2" if devqa else ""
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, retriever)

@@ -1,10 +1,9 @@
-"""Training rows of editors that answer with an edit cited in the prompt: the frozen part of the model run once per case."""
+"""Training rows of editors that answer with an edit cited in the prompt, in batches across cases."""
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,40 +11,51 @@ import torch
 from torch import Tensor
 
 from ..data.case import EditCase, Probe
-from ..errors import InputError
 from ..vlm.base import VLM, Trunk
 from ..vlm.pictures import open_picture
 from .effect import Insert
 from .mend import hidden_with
-from .training.losses import answer_loss
+from .training.cases import base_log_probs
+from .training.losses import answer_loss, kl_from_base
+from .training.requests import Forced, Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..codebook import Transformation
 
 
 @dataclass(frozen=True)
 class Row:
-    """A probe with what stands in its prompt and what it shall say.
+    """A probe with what stands in its prompt and what it is forced to say.
 
     Args:
         term: the loss that it counts in.
+        kept: whether the base's distribution, with nothing in the prompt, is wanted there, and not the answer itself.
     """
 
     probe: Probe
     insert: Insert
     answer: str
     term: str
+    kept: bool = False
+
+    @property
+    def forced(self) -> Forced:
+        """The request with what stands in its prompt."""
+        return Forced(self.probe.image, self.insert.question(self.probe.question), self.answer)
+
+    @property
+    def plain(self) -> Forced:
+        """The request as the base is asked it."""
+        return Forced(self.probe.image, self.probe.question, self.answer)
 
 
 class CitedCases:
-    """Rows of training cases by number, with the trunk below the lowest changed layer.
+    """Rows of training cases by number.
 
     Args:
+        layer: lowest decoder layer that is changed; what lies below is run without gradient.
         rows_of: a case's rows; asked once per case, and a function of the case alone.
-        memory_gb: most that trunks take in memory; those used longest ago are run again when they are needed, to the same
-            bits, as a case's rows are one batch.
+        memory_gb: see `Requests`.
     """
 
     def __init__(
@@ -57,9 +67,8 @@ class CitedCases:
         memory_gb: float,
     ):
         self.vlm, self.cases, self.layer = vlm, cases, layer
-        self._rows_of, self._budget = rows_of, int(memory_gb * 1e9)
+        self._rows_of, self._requests = rows_of, Requests(vlm, memory_gb)
         self._rows: dict[int, list[Row]] = {}
-        self._trunks: OrderedDict[int, Trunk | None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -67,72 +76,52 @@ class CitedCases:
     def rows(self, number: int) -> list[Row]:
         """The rows of a case whose answers can be forced."""
         if number not in self._rows:
-            self._rows[number] = [row for row in self._rows_of(number) if self._fits(row)]
+            fits = self._requests.fits
+            self._rows[number] = [row for row in self._rows_of(number) if fits(row.forced) and fits(row.plain)]
         return self._rows[number]
 
     def losses(
-        self, number: int, acting: Mapping[str, Transformation], draw: random.Random, per_term: int
+        self, numbers: Sequence[int], acting: Mapping[str, Transformation], draw: random.Random, per_term: int
     ) -> dict[str, Tensor]:
-        """Term → mean negative log-likelihood of its rows' answers, in nats per token, where the changes act.
+        """Term → its loss where the changes act, in nats per token: the mean negative log-likelihood of the answers of its rows,
+        or the mean divergence of the base from it.
 
         Args:
-            per_term: of each term at most so many rows, which are drawn.
+            per_term: of each term and case at most so many rows, which are drawn.
         """
-        trunk = self._trunk(number)
-        if trunk is None:
+        rows: list[Row] = []
+        for number in numbers:
+            terms: dict[str, list[Row]] = {}
+            for row in self.rows(number):
+                terms.setdefault(row.term, []).append(row)
+            for some in terms.values():
+                rows += draw.sample(some, min(per_term, len(some)))
+        if not rows:
             return {}
-        terms: dict[str, list[int]] = {}
-        for place, row in enumerate(self.rows(number)):
-            terms.setdefault(row.term, []).append(place)
-        drawn = {term: draw.sample(places, min(per_term, len(places))) for term, places in terms.items()}
-        order = sorted(place for places in drawn.values() for place in places)
-        trunk = trunk.select(order)
-        encoded = trunk.encoded
-        hidden = hidden_with(self.vlm, trunk, acting)
-        logits = self.vlm.after_projection(self.vlm.anatomy.lm_head(hidden)).float()
+        vlm, trunk = self.vlm, self._trunk([row.forced for row in rows])
+        logits = vlm.after_projection(vlm.anatomy.lm_head(hidden_with(vlm, trunk, acting))).float()
+        owners, targets = trunk.encoded.target_rows, trunk.encoded.targets
+        base = self._base([row for row in rows if row.kept])
         found = {}
-        for term, places in drawn.items():
-            wanted = torch.tensor([order.index(place) for place in places], device=logits.device)
-            at = torch.isin(encoded.target_rows, wanted)
-            found[term] = answer_loss(logits[at], encoded.targets[at])
+        for term in dict.fromkeys(row.term for row in rows):
+            places = [place for place, row in enumerate(rows) if row.term == term]
+            at = torch.isin(owners, torch.tensor(places, device=owners.device))
+            kept = rows[places[0]].kept
+            found[term] = kl_from_base(base, logits[at]) if kept else answer_loss(logits[at], targets[at])
         return found
 
-    def _fits(self, row: Row) -> bool:
-        try:
-            question = row.insert.question(row.probe.question)
-            self.vlm.answer_tokens(question, row.answer, row.probe.image is not None)
-        except InputError:  # an empty answer, or a prompt longer than the model reads
-            return False
-        return True
+    def _base(self, rows: Sequence[Row]) -> Tensor | None:
+        """(n, V) log-probabilities of the base where the answers of rows are predicted, row after row."""
+        if not rows:
+            return None
+        vlm = self.vlm
+        with torch.no_grad():
+            return base_log_probs(vlm, hidden_with(vlm, self._trunk([row.plain for row in rows]), {}))
 
-    def _trunk(self, number: int) -> Trunk | None:
-        if number not in self._trunks:
-            rows = self.rows(number)
-            self._trunks[number] = self._run(rows) if rows else None
-            used = sum(map(_nbytes, self._trunks.values()))
-            while used > self._budget and len(self._trunks) > 1:
-                used -= _nbytes(self._trunks.popitem(last=False)[1])
-        self._trunks.move_to_end(number)
-        return self._trunks[number]
-
-    def _run(self, rows: list[Row]) -> Trunk:
-        images = [opened(row.probe.image) for row in rows]
-        questions = [row.insert.question(row.probe.question) for row in rows]
-        return self.vlm.trunk(self.vlm.encode(images, questions, [row.answer for row in rows]), self.layer)
+    def _trunk(self, asked: Sequence[Forced]) -> Trunk:
+        return self.vlm.trunk(self._requests.batch(asked), self.layer)
 
 
 def opened(image: Any) -> Any:
     """The picture, opened; None where there is none."""
     return None if image is None else open_picture(image)
-
-
-def _nbytes(trunk: Trunk | None) -> int:
-    if trunk is None:
-        return 0
-    held = {id(one): one.nbytes for one in [trunk.hidden, *trunk.encoded.model_inputs.values()]}
-    for call in trunk.calls:
-        for value in call.inputs.values():
-            for tensor in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(tensor, Tensor):
-                    held[id(tensor)] = tensor.nbytes
-    return sum(held.values())

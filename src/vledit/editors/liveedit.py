@@ -48,20 +48,20 @@ class LiveEditConfig(EditorConfig):
 class LiveEditFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `LiveEdit.published`."""
 
-    steps: int = setting(800, "optimiser steps, each on one training edit and the routing of some others")
-    cases: int = setting(200, "how many edits of the training split, spread evenly; 0: all")
+    steps: int = setting(800, "optimiser steps, each on the requests of some training edits, and the routing among them")
+    batch: int = setting(6, "training edits per step")
+    cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
     layer: int = setting(-1, "decoder layer after which experts act; -1: two thirds up")
     width: int = setting(256, "length of the feature vectors")
     heads: int = setting(4, "attention heads")
     queries: int = setting(4, "learned queries of each extractor")
     rank: int = setting(4, "neurons of an expert")
-    contrast: int = setting(4, "edits that the routing terms compare per step")
-    learning_rate: float = setting(1e-4, "Adam's learning rate")
+    learning_rate: float = setting(5e-4, "Adam's learning rate")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "heads", "queries", "rank", "contrast"):
+        for name in ("width", "heads", "queries", "rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
         if self.width % self.heads:
@@ -97,7 +97,13 @@ class Extractor(nn.Module):
 
 
 class LiveEditNetwork(nn.Module):
-    """What is fitted: one extractor for edits, one for requests, the generator, the sentinel's pseudo visual tokens."""
+    """What is fitted: one extractor for edits, one for requests, the generator, the sentinel's pseudo visual tokens.
+
+    Attributes:
+        size: root mean square of what leaves the site; what experts write is measured in it.
+    """
+
+    size: Tensor
 
     def __init__(self, hidden: int, settings: Mapping[str, Any]):
         super().__init__()
@@ -109,6 +115,7 @@ class LiveEditNetwork(nn.Module):
         self.rows = nn.Parameter(torch.randn(2, rank, width))
         self.attend = nn.ModuleList([nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(2)])
         self.out = nn.ModuleList([nn.Linear(width, hidden) for _ in range(2)])
+        self.register_buffer("size", torch.ones(()))
         self.scale = 1 / (5 * rank**0.5)
         self.width = width
 
@@ -125,7 +132,7 @@ class LiveEditNetwork(nn.Module):
             out(rows[None] + attend(rows[None], given, given)[0])[0]
             for rows, attend, out in zip(self.rows, self.attend, self.out, strict=True)
         ]
-        return made[0] * self.scale, made[1] * self.scale
+        return made[0] * self.scale, made[1] * (self.scale * self.size)
 
 
 def affinity(mine: Tensor, theirs: Tensor) -> Tensor:
@@ -181,8 +188,10 @@ class LiveEdit:
         request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), vlm.resolve_site(site).layer)
         with torch.inference_mode(False), torch.no_grad():
-            features, (read, write) = edit_of(network, vlm.site_output(trunk, site)[0], trunk.encoded)
-            own = Experts([(float(affinity(features.psi, features.psi).sigmoid()), read, write)])
+            encoded, tokens = trunk.encoded, vlm.site_output(trunk, site)[0]
+            features, (read, write) = edit_of(network, tokens, encoded)
+            asked = network.features(network.of_request, tokens, encoded.question_mask[0], encoded.visual_mask[0])
+            own = Experts([(float(affinity(asked.psi, features.psi).sigmoid()), read, write)])
             loss, lead = answered(vlm, trunk, site, own)
         tensors = {"phi": features.phi, "psi": features.psi, "read": read, "write": write}
         payload = Payload({name: one.detach().clone() for name, one in tensors.items()}, {"site": site})
@@ -204,11 +213,12 @@ class LiveEdit:
         return found if known else {}
 
 
-def edit_of(network: LiveEditNetwork, tokens: Tensor, encoded: Encoded) -> tuple[Features, tuple[Tensor, Tensor]]:
-    """An edit's features, of its prompt, and its expert, of prompt and answer; tokens (T, H), a batch of one row."""
-    features = network.features(network.of_edit, tokens, encoded.question_mask[0], encoded.visual_mask[0])
-    chosen = encoded.visual_mask[0] | encoded.question_mask[0] | encoded.answer_mask[0]
-    return features, network.expert(tokens[chosen])
+def edit_of(
+    network: LiveEditNetwork, tokens: Tensor, encoded: Encoded, row: int = 0
+) -> tuple[Features, tuple[Tensor, Tensor]]:
+    """An edit's features, of its prompt, and its expert, of prompt and answer; tokens (T, H), of that row of the batch."""
+    question, visual, answer = (mask[row] for mask in (encoded.question_mask, encoded.visual_mask, encoded.answer_mask))
+    return network.features(network.of_edit, tokens, question, visual), network.expert(tokens[visual | question | answer])
 
 
 def answered(vlm: VLM, trunk: Trunk, site: str, acting: Any) -> tuple[float, float]:

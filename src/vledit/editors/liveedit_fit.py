@@ -1,12 +1,13 @@
 """Fitting LiveEdit: what the generated expert makes the model say in and out of scope, and which experts a request passes.
 
-Source: Chen et al., CVPR 2025, Sec. 3.4; all terms weigh 1.  The model is frozen, gradients are taken above the site only.
+Source: Chen et al., CVPR 2025, Sec. 3.4; all terms weigh 1.  The model is frozen, gradients are taken above the site only.  An
+expert weighs in training what it weighs when it is used: the sigmoid of how the request's words fit the edit's.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.case import EditCase, Probe
 from ..vlm.acting import layers_acting
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
-from .training.cases import Rows, TrainingCases
+from .training.cases import base_log_probs, training_case
+from .training.loop import settling
 from .training.losses import answer_loss, kl_from_base
+from .training.requests import Forced, Requests
 
 if TYPE_CHECKING:
+    from ..vlm.base import Trunk
     from .training.fitting import Fitting
+
+SIZE_OF = 8
+"""Training edits whose prompts say how large what leaves the site is."""
 
 
 class LiveEditJob:
     """What `training.loop` runs."""
 
-    def __init__(self, fitting: Fitting, cases: TrainingCases, site: str, network: LiveEditNetwork):
+    def __init__(self, fitting: Fitting, cases: list[EditCase], site: str, network: LiveEditNetwork):
         assert isinstance(fitting.settings, LiveEditFit)
         self.fitting, self.cases, self.site, self.vlm = fitting, cases, site, fitting.vlm
         self.settings, self.module = fitting.settings, network.to(fitting.vlm.device)
+        self.layer = self.vlm.resolve_site(site).layer
+        self.requests = Requests(self.vlm, self.settings.memory_gb)
 
     @classmethod
     def of(cls, fitting: Fitting) -> LiveEditJob:
@@ -39,72 +49,117 @@ class LiveEditJob:
         assert isinstance(settings, LiveEditFit)
         torch.manual_seed(settings.seed)
         site = site_of(vlm, settings.layer)
-        cases = fitting.training_cases(vlm.resolve_site(site).layer)
+        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
         return cls(fitting, cases, site, LiveEditNetwork(vlm.site_shape(site)[0], asdict(settings)))
 
     def run(self, editor: str) -> Path:
         """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0)
+        return self.fitting.run(editor, self, clip=1.0, rate=settling)
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def start(self) -> None:
-        """Nothing is measured beforehand."""
+        """Looks at how large what leaves the site is."""
+        trunk = self._trunk([self._own(number) for number in range(min(SIZE_OF, len(self)))])
+        tokens = self.vlm.site_output(trunk, self.site)[trunk.encoded.question_mask]
+        self.module.size.copy_(tokens.float().pow(2).mean().sqrt())
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The terms of one edit, and of the routing among some."""
-        case = self.cases[number]
-        own, (read, write) = self._edit(number)
-        weight = torch.sigmoid(affinity(own.psi, own.psi))
-        expert = Experts([(weight, read, write)])  # type: ignore[list-item]
-        found: dict[str, Tensor] = {}
-        inside = [0, *self._some(case.rows("generality"), draw)]
-        for part in case.frozen(inside):
-            loss = answer_loss(self._logits(part, expert), part.targets)
-            found["answer"] = found.get("answer", loss * 0) + loss
-        for part in case.frozen(self._some(case.rows("locality"), draw)):
-            loss = kl_from_base(part.base_log_probs(), self._logits(part, expert))
-            found["locality"] = found.get("locality", loss * 0) + loss
-        return {**found, **self._routing(number, own, draw)}
+        """As `losses_of`, of one edit."""
+        return self.losses_of([number], draw)
 
-    def _some(self, rows: list[int], draw: random.Random) -> list[int]:
-        return draw.sample(rows, min(2, len(rows)))
-
-    def _logits(self, part: Rows, expert: Experts) -> Tensor:
-        with layers_acting(self.vlm, [{self.site: expert}] * len(part.trunk), part.trunk.encoded):
-            return self.vlm.head(part.trunk, positions=part.positions).float()
-
-    def _edit(self, number: int) -> tuple[Features, tuple[Tensor, Tensor]]:
-        (part,) = self.cases[number].frozen([0])
-        return edit_of(self.module, self.vlm.site_output(part.trunk, self.site)[0], part.trunk.encoded)
-
-    def _asked(self, number: int, row: int) -> Features:
-        """A request's features, of its prompt alone: the mask of the question holds nothing of the answer."""
-        (part,) = self.cases[number].frozen([row])
-        tokens, encoded = self.vlm.site_output(part.trunk, self.site)[0], part.trunk.encoded
-        return self.module.features(self.module.of_request, tokens, encoded.question_mask[0], encoded.visual_mask[0])
-
-    def _routing(self, number: int, own: Features, draw: random.Random) -> dict[str, Tensor]:
-        others = [other for other in range(len(self)) if other != number]
-        some = draw.sample(others, min(self.settings.contrast - 1, len(others)))
-        edits = [own, *(self._edit(other)[0] for other in some)]
-        phi, psi = torch.stack([one.phi for one in edits]), torch.stack([one.psi for one in edits])
-        case = self.cases[number]
-        asked = self._asked(number, draw.choice([0, *case.rows("generality")]))
-        hard = torch.cat([affinity(asked.phi, phi), affinity(asked.phi, asked.sentinel)[None]])
-        soft = affinity(asked.psi, psi)
-        found = {"visual": F.cross_entropy(hard[None], hard.new_zeros(1, dtype=torch.long))}
-        found["text"] = F.cross_entropy(soft[None], soft.new_zeros(1, dtype=torch.long)) + F.softplus(-soft[0])
-        if len(soft) > 1:
-            found["text"] = found["text"] + F.softplus(soft[1:]).mean()
-        outside = case.rows("locality")
+    def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
+        """The terms of some edits, and of the routing among them."""
+        numbers = list(dict.fromkeys(numbers))
+        inside = [(place, one) for place, number in enumerate(numbers) for one in self._inside(number, draw)]
+        outside = [(place, one) for place, number in enumerate(numbers) for one in self._outside(number, draw)]
+        asked = [*inside, *outside]
+        trunk = self._trunk([*(self._own(number) for number in numbers), *(one for _, one in asked)])
+        tokens, encoded, count = self.vlm.site_output(trunk, self.site), trunk.encoded, len(numbers)
+        made = [edit_of(self.module, tokens[row], encoded, row) for row in range(count)]
+        seen = [
+            self.module.features(
+                self.module.of_request, tokens[row], encoded.question_mask[row], encoded.visual_mask[row]
+            )
+            for row in range(count, count + len(asked))
+        ]
+        phi, psi = (torch.stack([getattr(own, name) for own, _ in made]) for name in ("phi", "psi"))
+        experts = [
+            Experts([(affinity(one.psi, psi[place]).sigmoid(), *made[place][1])])  # type: ignore[list-item]
+            for one, (place, _) in zip(seen, asked, strict=True)
+        ]
+        rows = trunk.select(list(range(count, count + len(asked))))
+        logits, owners, targets = self._logits(rows, experts), rows.encoded.target_rows, rows.encoded.targets
+        own = owners < len(inside)
+        found = {"answer": answer_loss(logits[own], targets[own])}
         if outside:
-            away = self._asked(number, draw.choice(outside))
-            scores = torch.stack([affinity(away.phi, own.phi), affinity(away.phi, away.sentinel)])
-            found["sentinel"] = F.cross_entropy(scores[None], scores.new_ones(1, dtype=torch.long))
+            found["locality"] = kl_from_base(self._base(rows, list(range(len(inside), len(asked)))), logits[~own])
+        return {**found, **self._routing(seen, [place for place, _ in asked], len(inside), phi, psi)}
+
+    def _logits(self, rows: Trunk, experts: Sequence[Experts]) -> Tensor:
+        with layers_acting(self.vlm, [{self.site: expert} for expert in experts], rows.encoded):
+            return self.vlm.head(rows, positions=rows.encoded.predict_mask).float()
+
+    def _base(self, rows: Trunk, some: Sequence[int]) -> Tensor:
+        """(n, V): the base's log-probabilities where these rows' answers are predicted."""
+        vlm, part = self.vlm, rows.select(some)
+        with vlm.lock, torch.inference_mode(False), torch.no_grad():
+            hidden = vlm.run_layers(part, part.hidden, part.layer)
+            return base_log_probs(vlm, vlm.anatomy.finish(hidden[part.encoded.predict_mask]))
+
+    def _routing(
+        self, seen: Sequence[Features], places: Sequence[int], inside: int, phi: Tensor, psi: Tensor
+    ) -> dict[str, Tensor]:
+        """In scope the own edit must win, by the picture against the others and the sentinel, by the words against the others;
+        out of scope the sentinel must."""
+        hard, soft, wanted = [], [], torch.tensor(places, device=phi.device)
+        for one in seen:
+            hard.append(torch.cat([affinity(one.phi, phi), affinity(one.phi, one.sentinel)[None]]))
+            soft.append(affinity(one.psi, psi))
+        visual, texts = torch.stack(hard), torch.stack(soft)
+        own = wanted[:inside]
+        mine = texts[:inside].gather(1, own[:, None])[:, 0]
+        found = {"visual": F.cross_entropy(visual[:inside], own)}
+        found["text"] = F.cross_entropy(texts[:inside], own) + F.softplus(-mine).mean()
+        if len(phi) > 1:
+            rest = F.one_hot(own, len(phi)).logical_not()
+            found["text"] = found["text"] + F.softplus(texts[:inside][rest]).mean()
+        if len(seen) > inside:
+            away = visual[inside:]
+            pair = torch.stack([away.gather(1, wanted[inside:, None])[:, 0], away[:, -1]], 1)
+            found["sentinel"] = F.cross_entropy(pair, torch.ones_like(wanted[inside:]))
         return found
+
+    # --- cases --------------------------------------------------------------------------------------------------------
+
+    def _trunk(self, asked: Sequence[Forced]) -> Trunk:
+        return self.vlm.trunk(self.requests.batch(asked), self.layer)
+
+    def _own(self, number: int) -> Forced:
+        request = self.cases[number].request
+        return Forced(request.image, request.question, request.answer)
+
+    def _inside(self, number: int, draw: random.Random) -> list[Forced]:
+        """The edit itself, and one request in its scope."""
+        case = self.cases[number]
+        probes = [probe for family, _, _, probe in case.probes() if family == "generality"]
+        return [self._own(number), *self._some(probes, case.request.answer, draw, 1)]
+
+    def _outside(self, number: int, draw: random.Random) -> list[Forced]:
+        """Two requests out of scope; any text may be forced there, as the base's distribution is what is wanted."""
+        case = self.cases[number]
+        return self._some([p for family, _, _, p in case.probes() if family == "locality"], "", draw, 2, case)
+
+    def _some(
+        self, probes: list[Probe], answer: str, draw: random.Random, most: int, case: EditCase | None = None
+    ) -> list[Forced]:
+        chosen = draw.sample(probes, min(most, len(probes)))
+        found = [
+            Forced(p.image, p.question, answer or p.answer or (case.request.answer if case else "")) for p in chosen
+        ]
+        return [one for one in found if self.requests.fits(one)]

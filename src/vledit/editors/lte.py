@@ -56,14 +56,15 @@ class LteConfig(EditorConfig):
 class LteFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`."""
 
-    steps: int = setting(600, "optimiser steps, each on the requests of one training edit")
-    cases: int = setting(200, "how many edits of the training split, spread evenly; 0: all")
+    steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
+    batch: int = setting(4, "training edits per step")
+    cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
-    rows: int = setting(2, "requests in scope, and as many out of scope, per step")
-    layers: int = setting(8, "in how many of the last layers the MLP linears learn")
+    rows: int = setting(1, "requests in scope, and as many out of scope, of each edit per step")
+    layers: int = setting(30, "in how many of the last layers the MLP linears learn")
     rank: int = setting(8, "rank of what they learn")
-    learning_rate: float = setting(2e-4, "Adam's learning rate")
-    out_weight: float = setting(1.0, "weight of the base's own answer out of scope")
+    learning_rate: float = setting(1e-3, "Adam's learning rate")
+    out_weight: float = setting(1.0, "weight of the divergence from the base out of scope")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 
     def __post_init__(self) -> None:

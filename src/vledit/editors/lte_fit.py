@@ -1,5 +1,5 @@
 """Fitting LTE: the same descriptor before questions that it is about, where the new answer is wanted, and before others, where
-the base's own answer is.
+what the base says without it (its whole distribution, as De-VQA's version has it).
 
 Half of the descriptors stand alone, a quarter with one of another record, a quarter with two, in an order that is drawn (the
 released code puts the true one first, so that a model can learn "the first line wins").  Rows without a descriptor, which the
@@ -9,7 +9,7 @@ paper has too, are not needed: without one the changes are off.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from .features import Features, mean_picture
 from .lte import BASE_TOKENS, LteFit, LteNetwork, described, descriptor, prompt_of
 from .mend import lowest
 from .training.cases import training_case
+from .training.loop import settling
 
 if TYPE_CHECKING:
     from .training.fitting import Fitting
@@ -56,7 +57,7 @@ class LteJob:
 
     def run(self, editor: str) -> Path:
         """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0)
+        return self.fitting.run(editor, self, clip=1.0, rate=settling)
 
     # --- what the loop asks for -------------------------------------------------------------------------------------
 
@@ -73,8 +74,12 @@ class LteJob:
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The new answer's loss in scope, and the base's answer's out of scope, of one edit."""
-        found = self.cited.losses(number, self.module.changes.changes(), draw, self.settings.rows)
+        """As `losses_of`, of one edit."""
+        return self.losses_of([number], draw)
+
+    def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
+        """The new answer's loss in scope, and the divergence from the base out of scope, of some edits."""
+        found = self.cited.losses(numbers, self.module.changes.changes(), draw, self.settings.rows)
         return {term: loss * (self.settings.out_weight if term == OUT else 1.0) for term, loss in found.items()}
 
     # --- cases --------------------------------------------------------------------------------------------------------
@@ -82,17 +87,17 @@ class LteJob:
     def _rows(self, number: int) -> list[Row]:
         case, rng = self.cases[number], random.Random(f"{self.settings.seed}/descriptors/{self.cases[number].id}")
         request = case.request
-        probes = [(Probe(request.image, request.question), True)]
-        probes += [(probe, family == "generality") for family, _, _, probe in case.probes()]
-        asked = [probes[0][0], *(probe for probe, inside in probes if not inside)]
-        said = self.vlm.answer([opened(one.image) for one in asked], [one.question for one in asked], BASE_TOKENS)
-        own, outside = described(self.vlm, request, said[0]), iter(said[1:])
+        before = case.base_answer or self.vlm.answer([opened(request.image)], [request.question], BASE_TOKENS)[0]
+        own = described(self.vlm, request, before)
+        asked = [(Probe(request.image, request.question), True)]
+        asked += [(probe, family == "generality") for family, _, _, probe in case.probes()]
         found = []
-        for probe, inside in probes:
+        for probe, inside in asked:
             lines = [own, *self._distractors(number, rng)]
             rng.shuffle(lines)
-            answer = request.answer if inside else next(outside)
-            found.append(Row(probe, prompt_of(lines), answer, IN if inside else OUT))
+            # out of scope any text will do, as the base's distribution is what is wanted
+            answer = request.answer if inside else probe.answer or request.answer
+            found.append(Row(probe, prompt_of(lines), answer, IN if inside else OUT, kept=not inside))
         return found
 
     def _distractors(self, number: int, rng: random.Random) -> list[str]:

@@ -2,7 +2,9 @@
 
 Source: Chen et al., Lifelong Knowledge Editing via Continuous Prompt Learning, EMNLP 2024, Sec. 4; for vision-language models
 LiveEdit's version, which De-VQA ran.  Departures from that, each for a defect of it: the picture stays in the input; question
-and statement are read together with their pictures; the query is the question, never question and answer.
+and statement are read together with their pictures; the query is the question, never question and answer.  And one for the
+sentence encoder, which is a frozen one here: its vector does not say of which tokens an unseen answer consists, so the embeddings
+begin as the model's own of these, and what is learnt is added.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ class RecipeConfig(EditorConfig):
 class RecipeFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `Recipe.published`."""
 
-    steps: int = setting(300, "optimiser steps, each on the requests of one training edit")
-    cases: int = setting(200, "how many edits of the training split, spread evenly; 0: all")
+    steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
+    batch: int = setting(4, "training edits per step")
+    cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
-    tokens: int = setting(3, "embeddings that an edit becomes")
-    width: int = setting(512, "length of the vectors that are compared")
-    contrast: int = setting(8, "edits that the contrast terms compare per step")
+    tokens: int = setting(6, "embeddings that an edit becomes")
+    width: int = setting(256, "length of the vectors that are compared")
+    contrast: int = setting(32, "edits that the contrast terms compare per step")
     learning_rate: float = setting(1e-3, "Adam's learning rate")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 
@@ -92,6 +95,9 @@ class RecipeNetwork(nn.Module):
         self.statement, self.query = Head(inputs, width), Head(inputs, width)
         self.sentinel = nn.Parameter(torch.randn(inputs) / inputs**0.5)
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, tokens * embedding)
+        self.words = nn.Linear(embedding, embedding)
+        nn.init.eye_(self.words.weight)
+        nn.init.zeros_(self.words.bias)
         self.tokens, self.width = tokens, width
 
     def seen(self, texts: Tensor, pictures: Tensor) -> Tensor:
@@ -111,10 +117,20 @@ class RecipeNetwork(nn.Module):
         """Θ: (width,), the sentinel as statements are read."""
         return self.statement(self.sentinel[None])[0]
 
-    def prompts(self, statements: Tensor) -> Tensor:
-        """P: (N, width) → (N, tokens, E), W₄ (r + ReLU(W₃ r)), as large as the model's own embeddings are."""
+    def prompts(self, statements: Tensor, words: Tensor) -> Tensor:
+        """P: (N, width) and the answers' own embeddings (N, tokens, E) → (N, tokens, E): W₄ (r + ReLU(W₃ r)), as large as the
+        model's own embeddings are, and a linear map of the words."""
         made = self.outer(statements + self.inner(statements).relu())
-        return (self.scale * made).reshape(len(statements), self.tokens, -1)
+        return (self.scale * made).reshape(len(statements), self.tokens, -1) + self.words(words)
+
+
+def answer_words(vlm: VLM, request: EditRequest, tokens: int) -> Tensor:
+    """(tokens, E) float32: the model's own embeddings of the answer's first tokens, its end left out, then zeros."""
+    ids = vlm.answer_tokens(request.question, request.answer, request.image is not None)[:-1][:tokens]
+    table = embedding_table(vlm.model)
+    found = torch.zeros(tokens, table.shape[1], device=vlm.device)
+    found[: len(ids)] = table[torch.tensor(ids, dtype=torch.long, device=table.device)].to(found)
+    return found
 
 
 def scores(queries: Tensor, statements: Tensor) -> Tensor:
@@ -213,7 +229,8 @@ class RecipeMemory(FittedMemory):
     def effect_of(self, one: Kept, effect: Effect, image: Any, question: str) -> Effect:
         if "soft" not in one.cache:
             with torch.inference_mode(False), torch.no_grad():
-                one.cache["soft"] = self.network.prompts(self._statement(one))[0].to(self.vlm.device)
+                words = answer_words(self.vlm, one.edit.request, self.network.tokens)[None].cpu()
+                one.cache["soft"] = self.network.prompts(self._statement(one), words)[0].to(self.vlm.device)
         return Effect(effect.decision, insert=Insert(soft=one.cache["soft"]))
 
 

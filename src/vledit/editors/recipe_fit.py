@@ -17,22 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.case import EditCase, Probe
-from ..errors import InputError
 from ..vlm.acting import acting
 from .cited_cases import opened
 from .features import Features, mean_picture
 from .ft_v import forced_logits
-from .recipe import RecipeFit, RecipeNetwork, fresh_network, scores
+from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
 from .training.cases import training_case
+from .training.loop import settling
 from .training.losses import kl_from_base
+from .training.requests import Forced, Requests
 
 if TYPE_CHECKING:
+    from ..vlm.base import Encoded
     from .training.fitting import Fitting
 
 LEAD = 1.2
 """A token whose probability is so many times the runner-up's is learnt and no longer counts; the sentinel alike."""
 MEAN_OF = 32
-BASE_TOKENS = 12
 
 
 class RecipeJob:
@@ -41,7 +42,8 @@ class RecipeJob:
     def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: RecipeNetwork):
         self.fitting, self.cases, self.features, self.vlm = fitting, cases, features, fitting.vlm
         assert isinstance(fitting.settings, RecipeFit)
-        self.settings, self.module = fitting.settings, network
+        self.settings, self.module = fitting.settings, network.to(fitting.vlm.device)
+        self.requests = Requests(self.vlm, self.settings.memory_gb)
         self._seen: dict[int, dict[str, Any]] = {}
 
     @classmethod
@@ -57,7 +59,7 @@ class RecipeJob:
 
     def run(self, editor: str) -> Path:
         """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0)
+        return self.fitting.run(editor, self, clip=1.0, rate=settling)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -72,85 +74,95 @@ class RecipeJob:
         return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The terms of one edit: its answer in scope, the base's answer out of scope, and the contrast over some edits."""
-        others = [other for other in range(len(self)) if other != number]
-        some = [number, *draw.sample(others, min(self.settings.contrast - 1, len(others)))]
-        return {**self._spoken(number, draw), **self._contrast(some, draw)}
+        """As `losses_of`, of one edit."""
+        return self.losses_of([number], draw)
+
+    def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
+        """The terms of some edits: their answers in scope, the base's answers out of scope, and the contrast over these edits and
+        some more."""
+        numbers = list(dict.fromkeys(numbers))
+        others = [other for other in range(len(self)) if other not in numbers]
+        some = [*numbers, *draw.sample(others, min(max(self.settings.contrast - len(numbers), 0), len(others)))]
+        return {**self._spoken(numbers, draw), **self._contrast(some, draw)}
 
     # --- what the model says with the embeddings --------------------------------------------------------------------
 
-    def _spoken(self, number: int, draw: random.Random) -> dict[str, Tensor]:
-        inside, outside = self._probes(number)
-        request = self.cases[number].request
-        seen = self._vectors(number)
-        soft = self.module.prompts(self.module.statements(seen["statement"], seen["pictures"][:1]))[0]
-        chosen = [inside[0], *([draw.choice(inside[1:])] if inside[1:] else [])]
-        found = {}
-        logits, targets = self._forced(chosen, [request.answer] * len(chosen), soft)
-        found["edit"] = hinge(logits, targets)
+    def _spoken(self, numbers: Sequence[int], draw: random.Random) -> dict[str, Tensor]:
+        inside: list[tuple[Forced, Tensor]] = []
+        outside: list[tuple[Forced, Tensor]] = []
+        for number in numbers:
+            known, away = self._probes(number)
+            request, seen = self.cases[number].request, self._vectors(number)
+            statement = self.module.statements(seen["statement"].to(self.vlm.device), self._first_picture(seen))
+            soft = self.module.prompts(statement, seen["words"][None])[0]
+            chosen = [known[0], *([draw.choice(known[1:])] if known[1:] else [])]
+            inside += [(Forced(one.image, one.question, request.answer), soft) for one in chosen]
+            if away:
+                outside.append((draw.choice(away), soft))
+        rows = [*inside, *outside]
+        encoded = self.requests.batch([one for one, _ in rows], [soft for _, soft in rows])
+        logits, owners = self._logits(encoded), encoded.target_rows
+        own = owners < len(inside)
+        found = {"edit": hinge(logits[own], encoded.targets[own])}
         if outside:
-            probe, said = draw.choice(outside)
             with torch.no_grad():
-                base = self._forced([probe], [said], None)[0].log_softmax(-1)
-            found["locality"] = kl_from_base(base, self._forced([probe], [said], soft)[0])
+                base = self._logits(self.requests.batch([one for one, _ in outside])).log_softmax(-1)
+            found["locality"] = kl_from_base(base, logits[~own])
         return found
 
-    def _forced(self, probes: Sequence[Probe], answers: Sequence[str], soft: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (n, V) that predict the answers, and their tokens."""
-        images, questions = [opened(one.image) for one in probes], [one.question for one in probes]
-        given = None if soft is None else [soft] * len(probes)
-        encoded = self.vlm.encode(images, questions, answers, given)
-        with acting(self.vlm, [None] * len(probes), encoded):
-            return forced_logits(self.vlm, encoded).float(), encoded.targets
+    def _logits(self, encoded: Encoded) -> Tensor:
+        """(n, V): logits that predict the forced answers."""
+        with acting(self.vlm, [None] * len(encoded), encoded):
+            return forced_logits(self.vlm, encoded).float()
+
+    def _first_picture(self, seen: Mapping[str, Any]) -> Tensor:
+        return seen["pictures"][:1].to(self.vlm.device)
 
     # --- which edit is asked for ------------------------------------------------------------------------------------
 
     def _contrast(self, numbers: Sequence[int], draw: random.Random) -> dict[str, Tensor]:
         seen = [self._vectors(number) for number in numbers]
         rows = [draw.randrange(int(one["inside"])) for one in seen]
-        module = self.module
+        module, device = self.module, self.vlm.device
         keys = module.statements(
-            torch.cat([one["statement"] for one in seen]), torch.cat([one["pictures"][:1] for one in seen])
+            torch.cat([one["statement"] for one in seen]).to(device),
+            torch.cat([one["pictures"][:1] for one in seen]).to(device),
         )
         keys = torch.cat([keys, module.theta()[None]])
+        pairs = list(zip(seen, rows, strict=True))
         asked = module.queries(
-            torch.cat([one["questions"][row, None] for one, row in zip(seen, rows, strict=True)]),
-            torch.cat([one["pictures"][row, None] for one, row in zip(seen, rows, strict=True)]),
+            torch.cat([one["questions"][row, None] for one, row in pairs]).to(device),
+            torch.cat([one["pictures"][row, None] for one, row in pairs]).to(device),
         )
         others = [(one["questions"][int(one["inside"]) :], one["pictures"][int(one["inside"]) :]) for one in seen]
-        away = module.queries(torch.cat([q for q, _ in others]), torch.cat([p for _, p in others]))
+        away = module.queries(torch.cat([q for q, _ in others]).to(device), torch.cat([p for _, p in others]).to(device))
         return contrast(scores(asked, keys), scores(away, keys))
 
-    def _probes(self, number: int) -> tuple[list[Probe], list[tuple[Probe, str]]]:
-        """In scope, the edit first; out of scope with what the base says, where that can be forced."""
+    def _probes(self, number: int) -> tuple[list[Probe], list[Forced]]:
+        """In scope, the edit first; out of scope with what is forced there: any text will do, as the base's distribution is what
+        is wanted."""
         if number not in self._seen:
             case = self.cases[number]
             inside = [Probe(case.request.image, case.request.question)]
             outside = []
             for family, _, _, probe in case.probes():
                 (inside if family == "generality" else outside).append(probe)
-            said = (
-                self.vlm.answer([opened(p.image) for p in outside], [p.question for p in outside], BASE_TOKENS)
-                if outside
-                else []
-            )
-            self._seen[number] = {"inside": inside, "outside": list(zip(outside, said, strict=True))}
+            forced = [Forced(one.image, one.question, one.answer or case.request.answer) for one in outside]
+            self._seen[number] = {
+                "inside": inside,
+                "outside": outside,
+                "forced": [one for one in forced if self.requests.fits(one)],
+            }
         seen = self._seen[number]
-        return seen["inside"], [(p, text) for p, text in seen["outside"] if self._fits(p, text)]
-
-    def _fits(self, probe: Probe, answer: str) -> bool:
-        try:
-            self.vlm.answer_tokens(probe.question, answer, probe.image is not None)
-        except InputError:
-            return False
-        return True
+        return seen["inside"], seen["forced"]
 
     def _vectors(self, number: int) -> dict[str, Any]:
         inside, _ = self._probes(number)
         seen = self._seen[number]
         if "statement" not in seen:
             request = self.cases[number].request
-            probes = [*inside, *(probe for probe, _ in seen["outside"])]
+            probes = [*inside, *seen["outside"]]
+            seen["words"] = answer_words(self.vlm, request, self.settings.tokens)
             seen["statement"] = self.features.questions([f"{request.question} {request.answer}"])
             seen["questions"] = self.features.questions([probe.question for probe in probes])
             seen["pictures"] = torch.cat([self.features.pictures([opened(probe.image)]) for probe in probes])

@@ -48,17 +48,18 @@ class SeracConfig(EditorConfig):
 class SeracFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`."""
 
-    steps: int = setting(600, "optimiser steps, each on the requests of one training edit")
-    cases: int = setting(200, "how many edits of the training split, spread evenly; 0: all")
+    steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
+    batch: int = setting(4, "training edits per step whose answers the counterfactual model gives")
+    cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
-    rows: int = setting(2, "requests in scope that the counterfactual model answers per step")
+    rows: int = setting(1, "requests in scope that the counterfactual model answers of each edit per step")
     layers: int = setting(
-        6, "in how many of the last layers the counterfactual model's MLP linears differ from the base's"
+        30, "in how many of the last layers the counterfactual model's MLP linears differ from the base's"
     )
     rank: int = setting(8, "rank of those differences")
-    learning_rate: float = setting(2e-4, "Adam's learning rate for the counterfactual model")
+    learning_rate: float = setting(1e-3, "Adam's learning rate for the counterfactual model")
     scope_rate: float = setting(1e-3, "Adam's learning rate for the scope classifier")
-    scope_cases: int = setting(8, "edits whose requests the scope classifier sees per step")
+    scope_cases: int = setting(16, "edits whose requests the scope classifier sees per step")
     width: int = setting(128, "length of the vectors that the scope classifier compares")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 

@@ -8,7 +8,7 @@ black picture, none; and the edits of other records.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from .features import Features, mean_picture
 from .mend import lowest
 from .serac import SeracFit, SeracNetwork, cited
 from .training.cases import training_case
+from .training.loop import settling
 
 if TYPE_CHECKING:
     from .training.fitting import Fitting
@@ -56,7 +57,7 @@ class SeracJob:
 
     def run(self, editor: str) -> Path:
         """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0)
+        return self.fitting.run(editor, self, clip=1.0, rate=settling)
 
     # --- what the loop asks for -------------------------------------------------------------------------------------
 
@@ -78,10 +79,15 @@ class SeracJob:
         )
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The answer's loss in scope of one edit, and the scope classifier's on its requests and those of some others."""
-        others = [other for other in range(len(self)) if other != number]
-        some = [number, *draw.sample(others, min(self.settings.scope_cases - 1, len(others)))]
-        found = self.cited.losses(number, self.module.counterfactual.changes(), draw, self.settings.rows)
+        """As `losses_of`, of one edit."""
+        return self.losses_of([number], draw)
+
+    def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
+        """The answers' loss in scope of some edits, and the scope classifier's on their requests and those of some others."""
+        numbers = list(dict.fromkeys(numbers))
+        others = [other for other in range(len(self)) if other not in numbers]
+        some = [*numbers, *draw.sample(others, min(max(self.settings.scope_cases - len(numbers), 0), len(others)))]
+        found = self.cited.losses(numbers, self.module.counterfactual.changes(), draw, self.settings.rows)
         return {**found, "scope": self.scope_loss(some)}
 
     def scope_loss(self, numbers: list[int]) -> Tensor:

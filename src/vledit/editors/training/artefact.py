@@ -113,7 +113,7 @@ def read(folder: Path, editor: str, vlm: VLM) -> Artefact:
         data = (folder / WEIGHTS).read_bytes()
         if sha256_bytes(data) != manifest["sha256"]:
             raise CodebookError(f"'{folder / WEIGHTS}' is damaged: its bytes are not those that were written.")
-        tensors = {name: tensor.to(vlm.device) for name, tensor in load(data).items()}
+        tensors = {name: _full(tensor).to(vlm.device) for name, tensor in load(data).items()}
         return Artefact(folder, editor, manifest["settings"], tensors, manifest["sha256"], manifest)
     except VLEditError:
         raise
@@ -124,3 +124,10 @@ def read(folder: Path, editor: str, vlm: VLM) -> Artefact:
         ) from error
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise CodebookError(f"'{folder}': the fitted part cannot be read ({error}). Fit it again.") from error
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """float32 where it was kept in float16."""
+    import torch
+
+    return tensor.float() if tensor.dtype == torch.float16 else tensor

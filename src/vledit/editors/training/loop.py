@@ -2,6 +2,7 @@
 
 Whatever is drawn in a step is a function of the settings' seed and the step's number; what is learnt (weights, statistics,
 the optimiser's state) is in the checkpoint.  A checkpoint is one safetensors file that appears whole or not at all.
+(With a time budget, a rate that falls towards the end follows the clock, so that two such runs are alike, not equal.)
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,14 +30,16 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 RUN = "run.json"
+LARGE = 4096
+"""Learnt tensors from so many numbers on are kept in float16 where the settings ask for it; statistics never are."""
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every step with the steps done, the steps of the run, and this step's losses."""
 
-Rate = Callable[[int, int], float]
+Rate = Callable[[float, int], float]
 
 
-def settling(step: int, steps: int) -> float:
+def settling(step: float, steps: int) -> float:
     """A rate that stays, and falls to nothing over the last 30 % of the steps."""
     return min(1.0, (steps - step) / max(0.3 * steps, 1.0))
 
@@ -62,7 +65,10 @@ class Job(Protocol):
         ...
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The terms, already weighted, whose sum is minimised, on case `number`."""
+        """The terms, already weighted, whose sum is minimised, on case `number`.
+
+        A job that also has `losses_of(numbers, draw)` is given all cases of a step at once: their mean terms.
+        """
         ...
 
 
@@ -134,10 +140,22 @@ class _Run:
             self.job.start()
             self._save()
         self._cut_log()
-        while self.step < self.settings.steps:
+        while self.step < self.settings.steps and not self._out_of_time:
             self._take_step()
+        if self.window:
+            self._log()
         self._finish()
         return self.folder
+
+    @property
+    def _out_of_time(self) -> bool:
+        return 0 < 60 * self.settings.minutes <= self.seconds
+
+    def _progress(self) -> float:
+        """How far the run is, in steps: as many of its steps as are done, or as much of its time, whichever is more."""
+        settings = self.settings
+        spent = self.seconds / (60 * settings.minutes) if settings.minutes else 0.0
+        return max(self.step, min(spent, 1.0) * settings.steps)
 
     def _take_step(self) -> None:
         began = time.perf_counter()
@@ -145,16 +163,12 @@ class _Run:
         torch.manual_seed(_number(settings.seed, self.step))
         if self.rate is not None:
             for group, highest in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = highest * self.rate(self.step, settings.steps)
+                group["lr"] = highest * self.rate(self._progress(), settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
-        for part in range(settings.batch):
-            epoch, place = divmod(self.step * settings.batch + part, len(job))
-            number = order(len(job), epoch, settings.seed)[place]
-            draw = random.Random(f"{settings.seed}/step/{self.step}/{part}")
-            terms = job.losses(number, draw)
+        for terms, share in self._terms():
             if terms:
-                loss = torch.stack([term.float() for term in terms.values()]).sum() / settings.batch
+                loss = torch.stack([term.float() for term in terms.values()]).sum() * share
                 if not bool(torch.isfinite(loss)):
                     values = ", ".join(f"{name} {float(term.detach()):g}" for name, term in terms.items())
                     raise InputError(
@@ -162,7 +176,7 @@ class _Run:
                     )
                 loss.backward()
             for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.detach()) / settings.batch
+                sums[name] = sums.get(name, 0.0) + float(term.detach()) * share
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.clip is not None:
             sums["gradient"] = float(nn.utils.clip_grad_norm_(parameters, self.clip))
@@ -178,6 +192,19 @@ class _Run:
         if self.step % settings.save_every == 0 or last:
             self._save()
 
+    def _terms(self) -> Iterator[tuple[Mapping[str, Tensor], float]]:
+        """The terms of the cases of this step, each with its share of the loss."""
+        settings, job = self.settings, self.job
+        places = range(self.step * settings.batch, (self.step + 1) * settings.batch)
+        numbers = [order(len(job), place // len(job), settings.seed)[place % len(job)] for place in places]
+        together = getattr(job, "losses_of", None)
+        if together is not None:
+            yield together(numbers, random.Random(f"{settings.seed}/step/{self.step}")), 1.0
+            return
+        for part, number in enumerate(numbers):
+            draw = random.Random(f"{settings.seed}/step/{self.step}/{part}")
+            yield job.losses(number, draw), 1 / settings.batch
+
     def _finish(self) -> None:
         from ...evaluate.manifest import environment
 
@@ -188,8 +215,15 @@ class _Run:
             "environment": environment(self.vlm),
         }
         tensors = self.job.module.state_dict()
+        if self.settings.half:
+            learnt = {name for name, parameter in self.job.module.named_parameters() if parameter.numel() >= LARGE}
+            tensors = {name: one.half() if name in learnt else one for name, one in tensors.items()}
+        if self.step < self.settings.steps:  # given more time, it goes on from its checkpoint
+            about["out_of_time"] = True
+            self._save()
         artefact.write(self.folder, self.editor, self.vlm, asdict(self.settings), tensors, about)
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        if self.step == self.settings.steps:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     # --- is it the same run? ----------------------------------------------------------------------------------------
 
@@ -240,7 +274,12 @@ class _Run:
         path = self.folder / artefact.MANIFEST
         if not path.exists():
             return False
-        done = artefact.read(self.folder, self.editor, self.vlm).about.get("steps")
+        about = artefact.read(self.folder, self.editor, self.vlm).about
+        done = about.get("steps")
+        if about.get("out_of_time"):
+            minutes = self.settings.minutes
+            more = not minutes or 60 * minutes > float(about.get("seconds", 0))
+            return not (more and (self.folder / CHECKPOINT).exists())
         if done != self.settings.steps:
             raise InputError(
                 f"steps: the run in '{self.folder}' has ended after {done} steps; restart it to have {self.settings.steps}."

@@ -22,17 +22,19 @@ class FitSettings(EditorConfig):
     memory_gb: float = setting(
         2.0, "most that the frozen parts of cases take in memory, GB; others are read or run again"
     )
+    minutes: float = setting(0.0, "most minutes of steps: then it ends with what it has learnt; 0: as many as it takes")
+    half: bool = setting(False, "keep large learnt matrices in float16, half as large on disk")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "per_cell", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
-        if self.cases < 0 or self.memory_gb < 0:
-            name = "cases" if self.cases < 0 else "memory_gb"
-            raise InputError(f"{name}: {getattr(self, name)} given; it must not be negative.")
+        for name in ("cases", "memory_gb", "minutes"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}: {getattr(self, name)} given; it must not be negative.")
 
 
-MAY_CHANGE = ("steps", "save_every", "log_every", "memory_gb")
+MAY_CHANGE = ("steps", "save_every", "log_every", "memory_gb", "minutes", "half")
 """Settings that do not touch what is learnt up to a step: a run that was interrupted may go on with others."""
 
 
