@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,7 +84,8 @@ class Requests:
         if one.image is None:
             return self.vlm.read_pictures(None, one.question)
         # some families look at a picture with the question in mind
-        key = (picture_key(one.image), one.question if self.vlm.family.read_pictures else "")
+        name = str(one.image) if isinstance(one.image, str | Path) else picture_key(one.image)
+        key = (name, one.question if self.vlm.family.read_pictures else "")
         if key not in self._pictures:
             self._pictures[key] = self.vlm.read_pictures(open_picture(one.image), one.question)
             self._used += _nbytes(self._pictures[key])

@@ -1,0 +1,287 @@
+"""Fits every editor that learns something before its first edit, all at once, each in a process of its own with a time budget.
+
+    .venv/bin/python benchmarks/fit_all.py run --minutes 18                        here, on the training split of icons
+    .venv/bin/python benchmarks/fit_all.py pack PACK --cases 300                   what a machine needs that has no data
+    python benchmarks/fit_all.py run --pack PACK --device cuda --minutes 3 --out fits --tar      there
+    .venv/bin/python benchmarks/fit_all.py ship fits                               back here: into the package, and the curves
+
+A pack holds the training edits as a file of cases with their pictures, and the sentence vectors of every text that a fitting asks
+for, so that the other machine needs no sentence encoder.  A run that is started again goes on; an editor that did not end in its
+time is ended, and has its last checkpoint.  Options of each fitting are in `SETTINGS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MINUTES = 18.0
+SETTINGS: dict[str, dict[str, Any]] = {
+    "serac": {"steps": 2000, "batch": 4, "cases": 300},
+    "lte": {"steps": 2000, "batch": 4, "cases": 300},
+    "recipe": {"steps": 4000, "batch": 6, "cases": 300},
+    "liveedit": {"steps": 4000, "batch": 6, "cases": 300},
+    "mend": {"steps": 1500, "cases": 150},
+    "mend_adv": {"steps": 1500, "cases": 150},
+    "hice": {"cases": 150},
+}
+"""Editor → settings of its fitting; the time budget ends those that have more steps than time."""
+CURVED = tuple(name for name in SETTINGS if name != "hice")
+"""Editors with a learning curve; the gate of hice is solved for in closed form."""
+LARGEST = 8_000_000
+GRACE = 60.0
+"""Seconds beyond its budget after which a fitting is ended: reading the model and the cases is not in it."""
+
+
+# --- a pack -------------------------------------------------------------------------------------------------------------
+
+
+def pack(folder: Path, count: int, seed: int) -> None:
+    """Writes the pack."""
+    import numpy as np
+    from PIL import Image
+
+    from vledit.cli.benchmark_files import BenchmarkFiles
+    from vledit.data import case_file
+    from vledit.data.benchmarks import spread
+    from vledit.data.devqa import DevQA, index_of
+    from vledit.editors.training.cases import training_case
+    from vledit.retrieval import encoder
+    from vledit.vlm.pictures import open_picture, picture_key
+
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    pool = BenchmarkFiles.of("icons", None, None, None, False, False, False, "").cases("train")
+    # with the cells of De-VQA, which only `mend_adv` asks for and chooses by name
+    wrapped = DevQA(pool, index_of(pool), seed).wrap_all(spread(list(pool), count if count < len(pool) else 0))
+    cases = [training_case(case, 1, seed) for case in wrapped]
+
+    def kept(image: Any) -> Path | None:
+        if image is None:
+            return None
+        path = pictures / f"{picture_key(image)[:24].replace('/', '-')}.webp"
+        if not path.exists():
+            opened = open_picture(image)
+            opened.save(path, lossless=True, method=4)
+            with Image.open(path) as again:
+                assert again.convert("RGB").tobytes() == opened.tobytes()
+        return path
+
+    from dataclasses import replace
+
+    def filed(case: Any) -> Any:
+        cells = {
+            family: {
+                cell: tuple(replace(probe, image=kept(probe.image)) for probe in probes)
+                for cell, probes in getattr(case, family).items()
+            }
+            for family in ("generality", "locality")
+        }
+        return replace(case, request=replace(case.request, image=kept(case.request.image)), **cells)
+
+    found = [filed(case) for case in cases]
+    case_file.write(found, folder / "cases.jsonl")
+    texts: dict[str, None] = {}
+    for case in found:
+        request = case.request
+        statements = [request.question, *request.rephrases, f"{request.question} {request.answer}"]
+        for text in (*statements, *(probe.question for _, _, _, probe in case.probes())):
+            texts[" ".join(text.split())] = None
+    vectors = encoder().encode(list(texts))
+    np.savez(folder / "texts.npz", vectors=vectors)
+    (folder / "texts.json").write_text(json.dumps(list(texts), ensure_ascii=False))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{len(found)} edits, {len(list(pictures.iterdir()))} pictures, {len(texts)} texts: {size / 1e6:.1f} MB")
+
+
+class Written:
+    """A sentence encoder whose vectors were written into a pack."""
+
+    name = "all-MiniLM-L6-v2"
+
+    def __init__(self, folder: Path):
+        import numpy as np
+
+        vectors = np.load(folder / "texts.npz")["vectors"]
+        self._vectors = dict(zip(json.loads((folder / "texts.json").read_text()), vectors, strict=True))
+        self.dim, self.fingerprint = vectors.shape[1], f"written in {folder.name}"
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        import numpy as np
+
+        return np.stack([self._vectors[" ".join(text.split())] for text in texts])
+
+
+# --- fitting ------------------------------------------------------------------------------------------------------------
+
+
+def one(options: argparse.Namespace) -> None:
+    """Fits one editor in this process."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    if options.device != "cpu":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    from vledit.cli.benchmark_files import BenchmarkFiles
+    from vledit.cli.session import open_model
+    from vledit.editors.training.fitting import Fitting, fitting_class
+
+    if options.pack:
+        from vledit.editors import features
+
+        written = Written(options.pack)
+        features.encoder = lambda name: written  # type: ignore[assignment]
+        annotations = options.pack / "cases.jsonl"
+        files = BenchmarkFiles.of("cases", annotations, [options.pack], None, False, False, False, "")
+        cases = files.cases("train")
+    else:
+        retriever = "all-MiniLM-L6-v2" if options.editor == "mend_adv" else ""
+        files = BenchmarkFiles.of("icons", None, None, None, False, False, False, retriever)
+        cases = files.cases("train")
+    method = fitting_class(options.editor)
+    given = {"half": True, "per_cell": 1, "seed": 0, "save_every": 200, "log_every": 10, **SETTINGS[options.editor]}
+    if options.cases:
+        given["cases"] = options.cases
+    if options.editor in CURVED:
+        given["minutes"] = options.minutes
+    settings = method.FitConfig.from_settings(given)
+    vlm = open_model("pocket", options.device, "float32").vlm
+    began = time.perf_counter()
+
+    def progress(step: int, steps: int, losses: Any) -> None:
+        if step in (1, 2, 5, 10) or step % 50 == 0:
+            said = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            print(f"{options.editor} {step}/{steps} {time.perf_counter() - began:.0f} s: {said}", flush=True)
+
+    fitting = Fitting(vlm, cases, options.out / options.editor, settings, files.about("train"), progress=progress)
+    if options.pack and options.editor == "mend_adv":
+        plain(fitting)
+    else:
+        method.fit(fitting)
+
+
+def plain(fitting: Any) -> None:
+    """`mend_adv` on cases that have their De-VQA cells already."""
+    from vledit.editors.mend_fit import MendJob
+
+    MendJob.of(fitting).run("mend_adv")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fits them all; prints what came of each."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = options.editors.split(",") if options.editors else list(SETTINGS)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}"}
+    environment["OMP_NUM_THREADS"] = str(options.threads)
+    began, running = time.monotonic(), {}
+    for name in names:
+        command = [sys.executable, str(Path(__file__)), "one", "--editor", name, "--device", options.device]
+        command += ["--minutes", str(options.minutes), "--out", str(options.out), "--threads", str(options.threads)]
+        command += ["--cases", str(options.cases)] + (["--pack", str(options.pack)] if options.pack else [])
+        log = (options.out / f"{name}.txt").open("w")
+        running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    limit = began + 60 * options.minutes + options.grace
+    codes: dict[str, int | None] = {}
+    while running:
+        time.sleep(1.0)
+        for name, process in list(running.items()):
+            if process.poll() is None and time.monotonic() > limit:
+                process.kill()
+                process.wait()
+            if process.poll() is not None:
+                codes[name] = process.returncode
+                del running[name]
+                print(f"{name}: {told(options.out, name, process.returncode)}", flush=True)
+                if options.tar:
+                    with tarfile.open(options.tar / f"{name}.tar", "w") as archive:
+                        for path in kept_files(options.out / name):
+                            archive.add(path, f"{name}/{path.name}")
+                        archive.add(options.out / f"{name}.txt", f"{name}.txt")
+    if any(codes.values()):
+        raise SystemExit(1)
+
+
+def kept_files(folder: Path) -> list[Path]:
+    names = ("manifest.json", "weights.safetensors", "log.jsonl", "run.json")
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def told(out: Path, name: str, code: int) -> str:
+    """What came of one fitting, in words."""
+    manifest = out / name / "manifest.json"
+    if not manifest.exists():
+        lines = (out / f"{name}.txt").read_text().splitlines() or ["it said nothing"]
+        return f"not fitted (exit {code}): {lines[-1]}"
+    about, size = json.loads(manifest.read_text()), (out / name / "weights.safetensors").stat().st_size
+    log = (out / name / "log.jsonl").read_text().splitlines()
+    said = f"{about['steps']} steps, {about['seconds']} s, {size / 1e6:.1f} MB; {log[-1] if log else ''}"
+    return said + (" TOO LARGE to ship" if size > LARGEST else "")
+
+
+def ship(options: argparse.Namespace) -> None:
+    """Copies what was fitted into the package, and draws the curves into docs/images."""
+    from vledit.editors.training.curves import draw
+
+    for archive in sorted(options.out.glob("*.tar")):
+        with tarfile.open(archive) as found:
+            found.extractall(options.out, filter="data")
+    for name in options.editors.split(",") if options.editors else SETTINGS:
+        folder = options.out / name
+        if not (folder / "manifest.json").exists():
+            print(f"{name}: not there")
+            continue
+        manifest = json.loads((folder / "manifest.json").read_text())
+        size = (folder / "weights.safetensors").stat().st_size
+        if size > LARGEST:
+            print(f"{name}: {size / 1e6:.1f} MB, too large to ship")
+            continue
+        target = ROOT / "src" / "vledit" / "editors" / "fitted" / f"{name}-{manifest['model']['fingerprint'][:16]}"
+        target.mkdir(parents=True, exist_ok=True)
+        for path in kept_files(folder):
+            if path.name != "run.json":
+                shutil.copy(path, target / path.name)
+        if name in CURVED:
+            where = f"{manifest['data'].get('benchmark')}, {manifest['data']['cases']} edits"
+            draw(folder, ROOT / "docs" / "images" / f"fit_{name}.svg", f"{name}, {manifest['model']['name']}, {where}")
+        print(f"{name}: {target.relative_to(ROOT)}, {size / 1e6:.1f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack")
+    packing.add_argument("folder", type=Path)
+    packing.add_argument("--cases", type=int, default=300)
+    for name in ("run", "one", "ship"):
+        some = commands.add_parser(name)
+        some.add_argument("--editors" if name != "one" else "--editor", default="")
+        if name == "ship":
+            some.add_argument("out", type=Path)
+            continue
+        some.add_argument("--out", type=Path, default=Path("fits"))
+        some.add_argument("--pack", type=Path)
+        some.add_argument("--device", default="cpu")
+        some.add_argument("--minutes", type=float, default=MINUTES)
+        some.add_argument("--cases", type=int, default=0)
+        some.add_argument("--threads", type=int, default=1)
+        some.add_argument("--grace", type=float, default=GRACE)
+        some.add_argument("--tar", type=Path)
+    options = parser.parse_args()
+    if options.command == "pack":
+        pack(options.folder, options.cases, 0)
+    else:
+        {"run": run, "one": one, "ship": ship}[options.command](options)
+
+
+if __name__ == "__main__":
+    main()
