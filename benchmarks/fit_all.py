@@ -40,7 +40,7 @@ CURVED = tuple(name for name in SETTINGS if name != "hice")
 """Editors with a learning curve; the gate of hice is solved for in closed form."""
 LARGEST = 8_000_000
 GRACE = 60.0
-"""Seconds beyond its budget after which a fitting is ended: reading the model and the cases is not in it."""
+"""Seconds beyond its budget after which a fitting is ended: its last step and writing are not in it."""
 
 
 # --- a pack -------------------------------------------------------------------------------------------------------------
@@ -126,7 +126,8 @@ class Written:
 
 
 def one(options: argparse.Namespace) -> None:
-    """Fits one editor in this process."""
+    """Fits one editor in this process; what it takes to begin counts, too."""
+    started = time.monotonic()
     import torch
 
     torch.set_num_threads(options.threads)
@@ -152,10 +153,10 @@ def one(options: argparse.Namespace) -> None:
     given = {"half": True, "per_cell": 1, "seed": 0, "save_every": 200, "log_every": 10, **SETTINGS[options.editor]}
     if options.cases:
         given["cases"] = options.cases
-    if options.editor in CURVED:
-        given["minutes"] = options.minutes
-    settings = method.FitConfig.from_settings(given)
     vlm = open_model("pocket", options.device, "float32").vlm
+    if options.editor in CURVED:
+        given["minutes"] = max(options.minutes - (time.monotonic() - started) / 60, 0.05)
+    settings = method.FitConfig.from_settings(given)
     began = time.perf_counter()
 
     def progress(step: int, steps: int, losses: Any) -> None:

@@ -28,10 +28,12 @@ class Features:
     Args:
         vlm: the base, whose frozen vision side gives the picture's vector.
         name: of a sentence encoder; see `retrieval.encoder`.
+        together: pictures of one call go through the vision side in one batch: sooner on a GPU, but the last bits then depend
+            on what else is in the call.
     """
 
-    def __init__(self, vlm: VLM, name: str = DEFAULT):
-        self.vlm, self.name = vlm, name
+    def __init__(self, vlm: VLM, name: str = DEFAULT, together: bool = False):
+        self.vlm, self.name, self.together = vlm, name, together
         self._pictures: OrderedDict[str, Tensor] = OrderedDict()
         self._width = vlm.model.get_input_embeddings().weight.shape[1]
 
@@ -46,9 +48,21 @@ class Features:
     def pictures(self, images: Sequence[Any]) -> Tensor:
         """(N, H): the mean of the visual tokens that enter the language model, as unit vectors, float32 on the CPU; zeros where
         there is no picture.  Each picture goes through the vision side alone, and once."""
+        if self.together:
+            self._look(images)
         found = [self._picture(image) for image in images]
         width = next((len(one) for one in found if one is not None), self._width)
         return torch.stack([torch.zeros(width) if one is None else one for one in found])
+
+    def _look(self, images: Sequence[Any]) -> None:
+        """Keeps the vectors of those single pictures that were not seen yet."""
+        new = {picture_key(one): one for one in images if one is not None and not isinstance(one, list | tuple)}
+        new = {key: one for key, one in new.items() if key not in self._pictures}
+        if new:
+            encoded = self.vlm.encode([open_picture(one) for one in new.values()], [ASKED] * len(new))
+            hidden = self.vlm.trunk(encoded, 0).hidden
+            for key, row, mask in zip(new, hidden, encoded.visual_mask, strict=True):
+                self._pictures[key] = F.normalize(row[mask].float().mean(0), dim=0).cpu()
 
     def _picture(self, image: Any) -> Tensor | None:
         if image is None:

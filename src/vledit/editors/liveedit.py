@@ -48,7 +48,9 @@ class LiveEditConfig(EditorConfig):
 class LiveEditFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `LiveEdit.published`."""
 
-    steps: int = setting(800, "optimiser steps, each on the requests of some training edits, and the routing among them")
+    steps: int = setting(
+        800, "optimiser steps, each on the requests of some training edits, and the routing among them"
+    )
     batch: int = setting(6, "training edits per step")
     cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
@@ -218,7 +220,9 @@ def edit_of(
 ) -> tuple[Features, tuple[Tensor, Tensor]]:
     """An edit's features, of its prompt, and its expert, of prompt and answer; tokens (T, H), of that row of the batch."""
     question, visual, answer = (mask[row] for mask in (encoded.question_mask, encoded.visual_mask, encoded.answer_mask))
-    return network.features(network.of_edit, tokens, question, visual), network.expert(tokens[visual | question | answer])
+    return network.features(network.of_edit, tokens, question, visual), network.expert(
+        tokens[visual | question | answer]
+    )
 
 
 def answered(vlm: VLM, trunk: Trunk, site: str, acting: Any) -> tuple[float, float]:

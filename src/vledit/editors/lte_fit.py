@@ -50,7 +50,7 @@ class LteJob:
         settings, vlm = fitting.settings, fitting.vlm
         assert isinstance(settings, LteFit)
         torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder)
+        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
         cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
         pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
         return cls(fitting, cases, features, LteNetwork(vlm, asdict(settings), pictures))

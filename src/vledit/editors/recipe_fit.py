@@ -52,7 +52,7 @@ class RecipeJob:
         settings, vlm = fitting.settings, fitting.vlm
         assert isinstance(settings, RecipeFit)
         torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder)
+        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
         cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
         pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
         return cls(fitting, cases, features, fresh_network(vlm, asdict(settings), features.text_width, pictures))
@@ -135,7 +135,9 @@ class RecipeJob:
             torch.cat([one["pictures"][row, None] for one, row in pairs]).to(device),
         )
         others = [(one["questions"][int(one["inside"]) :], one["pictures"][int(one["inside"]) :]) for one in seen]
-        away = module.queries(torch.cat([q for q, _ in others]).to(device), torch.cat([p for _, p in others]).to(device))
+        away = module.queries(
+            torch.cat([q for q, _ in others]).to(device), torch.cat([p for _, p in others]).to(device)
+        )
         return contrast(scores(asked, keys), scores(away, keys))
 
     def _probes(self, number: int) -> tuple[list[Probe], list[Forced]]:
@@ -165,7 +167,7 @@ class RecipeJob:
             seen["words"] = answer_words(self.vlm, request, self.settings.tokens)
             seen["statement"] = self.features.questions([f"{request.question} {request.answer}"])
             seen["questions"] = self.features.questions([probe.question for probe in probes])
-            seen["pictures"] = torch.cat([self.features.pictures([opened(probe.image)]) for probe in probes])
+            seen["pictures"] = self.features.pictures([probe.image for probe in probes])
             seen["n_inside"] = len(inside)
         return {**seen, "inside": seen["n_inside"]}
 

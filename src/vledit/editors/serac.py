@@ -90,9 +90,11 @@ class Scope(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, questions: Tensor, pictures: Tensor) -> Tensor:
-        """(N, D), (N, H) → (N, width), each row by itself, so that its bits do not depend on the batch."""
+        """(N, D), (N, H) → (N, width), in use each row by itself, so that its bits do not depend on the batch."""
         there = (pictures.abs().sum(1, keepdim=True) > 0).to(questions)
         x = torch.cat([questions, centred(pictures, self.mean), there], 1)
+        if torch.is_grad_enabled():
+            return self.outer(self.inner(x).relu())
         return torch.cat([self.outer(self.inner(row[None]).relu()) for row in x])
 
     def scores(self, edits: Tensor, requests: Tensor) -> Tensor:

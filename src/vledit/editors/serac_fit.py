@@ -50,7 +50,7 @@ class SeracJob:
         settings, vlm = fitting.settings, fitting.vlm
         assert isinstance(settings, SeracFit)
         torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder)
+        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
         cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
         pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
         return cls(fitting, cases, features, SeracNetwork(vlm, asdict(settings), features.text_width, pictures))
@@ -137,6 +137,6 @@ class SeracJob:
         if number not in self._vectors:
             requests = self._requests(number)
             questions = self.features.questions([probe.question for probe, _ in requests])
-            pictures = torch.cat([self.features.pictures([opened(probe.image)]) for probe, _ in requests])
+            pictures = self.features.pictures([probe.image for probe, _ in requests])
             self._vectors[number] = (questions, pictures, torch.tensor([inside for _, inside in requests]))
         return self._vectors[number]

@@ -247,3 +247,76 @@ def test_the_rate_stays_and_then_settles():
     assert [settling(step, 10) for step in (0, 7)] == [1.0, 1.0]
     assert settling(9, 10) == pytest.approx(1 / 3)
     assert random.Random("x").random() == random.Random("x").random()
+
+
+def test_a_run_out_of_time_keeps_what_it_has_and_goes_on_when_it_is_given_more(tmp_path, whole):
+    """The clock is the test's own: a step takes half a minute."""
+
+    class Slow(Job):
+        def losses(self, number, draw):
+            clock[0] += 15.0  # two cases a step
+            return super().losses(number, draw)
+
+    clock = [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vledit.editors.training.loop.time.perf_counter", lambda: clock[0])
+        run(Slow(), tmp_path, clip=1.0, settings={"minutes": 3.0})
+        about = artefact.read(tmp_path, "toy", VLM).about
+        assert (about["steps"], about["seconds"], about["out_of_time"]) == (6, 180.0, True)
+        job = Slow()
+        run(job, tmp_path, clip=1.0, settings={"minutes": 3.0})
+        assert not job.calls
+    run(Job(), tmp_path, clip=1.0)
+    untimed = tmp_path / "untimed"
+    run(Job(), untimed, clip=1.0)
+    about = artefact.read(tmp_path, "toy", VLM).about
+    assert about["steps"] == 20
+    assert "out_of_time" not in about
+    assert outcome(tmp_path)[0] == outcome(untimed)[0]
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_with_a_budget_the_rate_falls_with_the_clock(tmp_path):
+    seen, clock = [], [0.0]
+
+    def rate(step, steps):
+        seen.append(step / steps)
+        return 1.0
+
+    class Slow(Job):
+        def losses(self, number, draw):
+            clock[0] += 15.0
+            return super().losses(number, draw)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vledit.editors.training.loop.time.perf_counter", lambda: clock[0])
+        run(Slow(), tmp_path, rate=rate, settings={"minutes": 2.0, "steps": 1000})
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_large_matrices_may_be_kept_in_float16_and_are_read_as_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr("vledit.editors.training.loop.LARGE", 32)
+    run(Job(), tmp_path / "whole", clip=1.0)
+    run(Job(), tmp_path / "half", clip=1.0, settings={"half": True})
+    full, half = (artefact.read(tmp_path / name, "toy", VLM).tensors for name in ("whole", "half"))
+    assert torch.equal(half["0.weight"], full["0.weight"].half().float())
+    assert not torch.equal(half["0.weight"], full["0.weight"])
+    for name in ("0.bias", "1.running_mean", "1.running_var", "3.weight"):
+        assert torch.equal(half[name], full[name]), name
+
+
+def test_cases_of_a_step_are_given_at_once_to_a_job_that_takes_them_together(tmp_path):
+    """The same mean loss: the last bits differ, the curve does not."""
+
+    class Plain(Job):
+        def losses(self, number, draw):
+            return {"fit": (self.module[0](torch.full((1, 4), float(number)))).pow(2).mean()}
+
+    class Together(Plain):
+        def losses_of(self, numbers, draw):
+            return {"fit": torch.stack([self.losses(number, draw)["fit"] for number in numbers]).mean()}
+
+    run(Plain(), tmp_path / "one")
+    run(Together(), tmp_path / "all")
+    one, both = ([line["fit"] for line in read_log(tmp_path / name)] for name in ("one", "all"))
+    assert both == pytest.approx(one, rel=1e-4)

@@ -137,7 +137,9 @@ class _Run:
             self._load()
         else:
             self._write_run()
+            began = time.perf_counter()
             self.job.start()
+            self.seconds = time.perf_counter() - began
             self._save()
         self._cut_log()
         while self.step < self.settings.steps and not self._out_of_time:
@@ -159,7 +161,7 @@ class _Run:
 
     def _take_step(self) -> None:
         began = time.perf_counter()
-        settings, job = self.settings, self.job
+        settings = self.settings
         torch.manual_seed(_number(settings.seed, self.step))
         if self.rate is not None:
             for group, highest in zip(self.optimizer.param_groups, self.rates, strict=True):
