@@ -106,8 +106,10 @@ class CitedCases:
         for term in dict.fromkeys(row.term for row in rows):
             places = [place for place, row in enumerate(rows) if row.term == term]
             at = torch.isin(owners, torch.tensor(places, device=owners.device))
-            kept = rows[places[0]].kept
-            found[term] = kl_from_base(base, logits[at]) if kept else answer_loss(logits[at], targets[at])
+            if rows[places[0]].kept and base is not None:
+                found[term] = kl_from_base(base, logits[at])
+            else:
+                found[term] = answer_loss(logits[at], targets[at])
         return found
 
     def _base(self, rows: Sequence[Row]) -> Tensor | None:
