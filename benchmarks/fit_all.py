@@ -119,6 +119,8 @@ class Written:
     def encode(self, texts: Sequence[str]) -> Any:
         import numpy as np
 
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
         return np.stack([self._vectors[" ".join(text.split())] for text in texts])
 
 
@@ -224,7 +226,8 @@ def told(out: Path, name: str, code: int) -> str:
         lines = (out / f"{name}.txt").read_text().splitlines() or ["it said nothing"]
         return f"not fitted (exit {code}): {lines[-1]}"
     about, size = json.loads(manifest.read_text()), (out / name / "weights.safetensors").stat().st_size
-    log = (out / name / "log.jsonl").read_text().splitlines()
+    written = out / name / "log.jsonl"
+    log = written.read_text().splitlines() if written.exists() else []
     said = f"{about['steps']} steps, {about['seconds']} s, {size / 1e6:.1f} MB; {log[-1] if log else ''}"
     return said + (" TOO LARGE to ship" if size > LARGEST else "")
 
