@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "serac": {"steps": 2000, "batch": 4, "cases": 300},
     "lte": {"steps": 2000, "batch": 4, "cases": 300},
     "recipe": {"steps": 4000, "batch": 6, "cases": 300},
-    "liveedit": {"steps": 4000, "batch": 6, "cases": 300},
+    "liveedit": {"steps": 4000, "batch": 6, "cases": 300, "width": 192},
     "mend": {"steps": 1500, "cases": 150},
     "mend_adv": {"steps": 1500, "cases": 150},
     "hice": {"cases": 150},
