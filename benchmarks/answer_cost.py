@@ -2,14 +2,16 @@
 
 Rounds are interleaved: in each the base answers, then the edited model, the same request; what is given is the median of the
 rounds' ratios with the range of their middle half.  "base again" is the base against itself, and says what noise is.
+"edit" is the time that an edit takes, against one with the paper's scope, which lets the backbone rephrase the question.
 
-    .venv/bin/python benchmarks/answer_cost.py [--rounds 30] [--entries 1,1000,10000] [--threads 1] [--json FILE]
+    .venv/bin/python benchmarks/answer_cost.py [--rounds 30] [--entries 1,1000,10000] [--scopes last,paper] [--threads 1]
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import time
@@ -71,11 +73,12 @@ def ratio(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> t
     return middle, low, high
 
 
-def measure(rounds: int, entries: list[int]) -> list[dict[str, Any]]:
+def measure(rounds: int, entries: list[int], scopes: list[str]) -> list[dict[str, Any]]:
     """One record per figure."""
     vlm = vledit.load("pocket").vlm
     drawn, other = pictures()
-    edit = EditedModel(vlm).edit(vledit.EditRequest(drawn, QUESTION, ANSWER))
+    request = vledit.EditRequest(drawn, QUESTION, ANSWER)
+    edits = {scope: EditedModel(vlm).edit(request, scope=scope) for scope in scopes}
     base = EditedModel(vlm)
     records = []
 
@@ -88,16 +91,25 @@ def measure(rounds: int, entries: list[int]) -> list[dict[str, Any]]:
 
     ask = lambda model, picture, question: lambda: model.answer(picture, question, 4)  # noqa: E731
     note("base again", ask(base, drawn, QUESTION), ask(base, drawn, QUESTION), None)
-    for count in entries:
-        model = with_entries(vlm, edit, count)
+    editing = lambda scope: lambda: EditedModel(vlm).edit(request, scope=scope)  # noqa: E731
+    for scope in scopes:
+        if scope != "paper":
+            note(f"edit, scope={scope}", editing("paper"), editing(scope), None)
+    for scope, count in itertools.product(scopes, entries):
+        model = with_entries(vlm, edits[scope], count)
         assert model.answer(drawn, QUESTION).decision.fired
         assert not model.answer(None, OTHER).decision.fired
         goal = 1.03 if count <= 10_000 else 1.10
         # the base forced to as many tokens: an edit's answer may be longer or shorter than the base's
         forced = lambda m: lambda: m.generate([drawn], [QUESTION], max_new_tokens=4, min_new_tokens=4, do_sample=False)  # noqa: E731
-        note(f"{count} entries, fired", forced(base), forced(model), goal)
-        note(f"{count} entries, unfired, a picture", ask(base, other, QUESTION), ask(model, other, QUESTION), goal)
-        note(f"{count} entries, unfired, no picture", ask(base, None, OTHER), ask(model, None, OTHER), goal)
+        note(f"{scope}, {count} entries, fired", forced(base), forced(model), goal)
+        note(
+            f"{scope}, {count} entries, unfired, a picture",
+            ask(base, other, QUESTION),
+            ask(model, other, QUESTION),
+            goal,
+        )
+        note(f"{scope}, {count} entries, unfired, no picture", ask(base, None, OTHER), ask(model, None, OTHER), goal)
     return records
 
 
@@ -105,11 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--entries", default="1,1000,10000")
+    parser.add_argument("--scopes", default="last", help="of BalancEdit: last, paper, or both with a comma")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    records = measure(options.rounds, [int(count) for count in options.entries.split(",")])
+    records = measure(options.rounds, [int(count) for count in options.entries.split(",")], options.scopes.split(","))
     if options.json:
         options.json.write_text(json.dumps(records, indent=1) + "\n")
 

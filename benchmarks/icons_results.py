@@ -168,18 +168,25 @@ def main() -> None:
         action="append",
         help="with --only: run these variants alone (full, span, full-paper, …); may be repeated",
     )
+    parser.add_argument("--alpha-samples", type=int, default=40, help="validation edits that α is chosen on")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … or auto")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 is twice as fast here as float32")
     options = parser.parse_args()
     if options.variant and not options.only:
         parser.error("--variant: the page needs all of them; give --only as well")
     if unknown := {*(options.variant or ())} - {one.name for one in variants(dict.fromkeys(KINDS, 0.5))}:
         parser.error(f"--variant: there is no {', '.join(sorted(unknown))}")
-    vlm = vledit.load("pocket", dtype=options.dtype).vlm
-    chosen = choose_alphas(vlm, options.runs / "alpha.json")
-    methods = variants({kind: chosen[kind]["alpha"] for kind in KINDS})
+    vlm = vledit.load("pocket", device=options.device, dtype=options.dtype).vlm
+    chosen = {}
+    if not options.variant or any(name.endswith("-paper") for name in options.variant):
+        chosen = choose_alphas(vlm, options.runs / "alpha.json", options.alpha_samples)
+    methods = variants({kind: chosen[kind]["alpha"] if chosen else 0.0 for kind in KINDS})
     cache = TrunkCache(vlm)
     for name, part in parts(options).items():
         some = [one for one in methods[: part.methods or None] if one.name in (options.variant or [one.name])]
+        if not some:
+            print(f"{name}: none of its variants is wanted")
+            continue
         made = part.plan.points(len(part.cases))
         each = sum(made) if part.plan.protocol == "sequential" else len(part.cases)
         with bar() as progress:

@@ -79,3 +79,27 @@ def test_editing_back_to_what_the_base_says_retires_the_entry_and_makes_none(poc
     assert model.answer(None, question).text == base
     model.restore(old)
     assert model.answer(None, question).text == "Madrid"
+
+
+@pytest.mark.pocket
+def test_another_subject_in_the_same_words_and_another_question_about_the_picture_keep_their_answers(pocket):
+    """The fitting of the scope comes with the package; with the paper's scope both of these leak."""
+    from PIL import Image, ImageDraw
+
+    from vledit.editors.edited_model import EditedModel
+
+    picture = Image.new("RGB", (224, 224), (250, 250, 250))
+    ImageDraw.Draw(picture).ellipse((50, 60, 170, 180), fill=(200, 30, 60))
+    others = [(None, f"What is the capital of {country}?") for country in ("Spain", "Germany", "Japan", "Egypt")]
+    others += [(picture, "What does this company make?"), (picture, "Which industry is this brand in?")]
+    images, questions = [image for image, _ in others], [question for _, question in others]
+    model = EditedModel(pocket)
+    before = [answer.text for answer in model.answers(images, questions)]
+    edit = model.edit(EditRequest(None, "What is the capital of France?", "Rome"))
+    model.edit(EditRequest(picture, "What brand's logo is this?", "Dell"))
+    assert "fit-scope" in edit.entry.notes["radius_from"]
+    assert model.answer(None, "Which city is the capital of France?").text == "Rome"
+    assert model.answer(picture, "Whose logo is this?").text == "Dell"
+    after = model.answers(images, questions)
+    assert [answer.text for answer in after] == before
+    assert not any(answer.decision.fired for answer in after)

@@ -32,6 +32,12 @@ def fit_scope(
     as_published: AsPublished = False,
     split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 60,
+    others: Annotated[
+        int,
+        typer.Option(
+            help="Further edits whose keys alone are read, to find how the radius narrows with the number of edits; 0: none."
+        ),
+    ] = 440,
     probes: Annotated[int, typer.Option(help="Most probes of each cell.")] = 2,
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
     model: Model = "pocket",
@@ -50,20 +56,27 @@ def fit_scope(
         raise InputError(f"probes: {probes} given; at least 1 of each cell is needed.")
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
     cases = files.cases(split, limit)
+    asked = {case.id for case in cases}
+    further = [case for case in files.cases(split, limit + others) if case.id not in asked] if limit and others else []
+    further = [case for case in further if case.request.image is not None][:others]
     vlm = open_model(model, device, dtype, adapter=adapter).vlm
     folder = out or artefact.default_folder(reach.EDITOR, vlm)
     progress = bar()
     with progress:
-        task = progress.add_task("keys", total=len(cases))
+        task = progress.add_task("keys", total=len(cases) + -(-len(further) // reach.ROWS))
         found = reach.fit(
-            vlm, cases, folder, distance, probes, files.about(split), progress=lambda: progress.advance(task)
+            vlm, cases, folder, distance, probes, further, files.about(split), lambda: progress.advance(task)
         )
     if json:
-        emit({"folder": folder, "picture": found.picture, "text": found.text, "share": found.share})
+        emit(
+            {"folder": folder, "picture": found.picture, "text": found.text, "share": found.share, "crowd": found.crowd}
+        )
         return
     by_share = found.share is not None
     rule = (
         f"{found.share:.2f} of the way from its rewordings to a blank picture" if by_share else f"{found.picture:.4g}"
     )
     console().print(f"with a picture: {rule}; without: {found.text:.4g}")
+    if found.crowd:
+        console().print("among entries: " + ", ".join(f"{count}: {radius:.4g}" for count, radius in found.crowd))
     console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)

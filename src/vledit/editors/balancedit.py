@@ -278,7 +278,8 @@ class BalancEdit:
             wider = within
             within = own_reach.kept_out(within, near, away(own_reach.of_traffic(request, config.negatives)))
             source += f"; narrowed from {wider:.4g} by '{config.negatives}'" if within < wider else ""
-        return Scope("last", key, within, config.distance, "last", None, anchors), source
+        crowd = known.crowd if known is not None and pictured else ()
+        return Scope("last", key, within, config.distance, "last", None, anchors, crowd=crowd), source
 
     def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
         if codebook is None or not codebook.active() or scope.anchors is None:

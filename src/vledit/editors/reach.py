@@ -23,8 +23,9 @@ from ..errors import InputError, MissingDataError
 from ..vlm.base import VLM, Site
 from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
-from . import common_directions, own_reach
+from . import common_directions, crowding, own_reach
 from .answering import pool
+from .crowding import Crowd
 from .own_reach import Asked
 from .rephrase import TEMPLATES
 from .training import artefact
@@ -33,6 +34,8 @@ from .training.cases import training_case
 EDITOR = "scope"
 """Under which name the fitting is kept."""
 KEY = "last"
+ROWS = 8
+"""Requests that are read at a time."""
 LEAST = 5
 """Edits without a picture that a threshold of their own needs."""
 QUESTIONS = common_directions.QUESTIONS[:8]
@@ -46,12 +49,14 @@ class Reach:
         picture, text: thresholds for edits with and without a picture, in the unit of the distance.
         share: where set, an edit with a picture takes no threshold, but the radius that lies so far on the way from its own
             farthest rewording to its nearest blank picture, see `own_reach`.
+        crowd: how radii of edits with a picture narrow with the number of edits, see `crowding`.
     """
 
     picture: float
     text: float
     source: str
     share: float | None = None
+    crowd: Crowd = ()
 
     @classmethod
     def given(cls, threshold: float) -> Reach:
@@ -81,7 +86,9 @@ def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach | N
     if made_for == (str(site), kind):
         picture, text = (float(found.tensors[name]) for name in ("picture", "text"))
         share = float(found.tensors["share"]) if found.about.get("rule") == "share" else None
-        return Reach(picture, text, f"found by fit-scope ({found.sha256[:8]})", share)
+        return Reach(
+            picture, text, f"found by fit-scope ({found.sha256[:8]})", share, _crowd(found.tensors.get("crowd"))
+        )
     if folder:
         raise InputError(
             f"scope_fitted: '{folder}' was fitted at {made_for[0]} for the {made_for[1]} distance, this edit is at {site} with "
@@ -118,7 +125,7 @@ def _between(vlm: VLM, site: Site, kind: str) -> tuple[list[float], list[float]]
     return inside, outside
 
 
-def read(vlm: VLM, site: Site, pictures: Sequence[Any], questions: Sequence[str], rows: int = 8) -> np.ndarray:
+def read(vlm: VLM, site: Site, pictures: Sequence[Any], questions: Sequence[str], rows: int = ROWS) -> np.ndarray:
     """(N, in) float32: the site's input at the last prompt token."""
     found = []
     for start in range(0, len(questions), rows):
@@ -148,6 +155,7 @@ def fit(
     folder: Path,
     kind: str = "euclidean",
     per_cell: int = 2,
+    others: Sequence[EditCase] = (),
     data: Mapping[str, Any] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Reach:
@@ -160,6 +168,7 @@ def fit(
         cases: generality has to be inside, locality outside; edits without a picture make the threshold of such edits (where
             there are fewer than `LEAST`, theirs is measured without data). Probes of the test split are left out.
         per_cell: most probes of each cell.
+        others: further edits with a picture, whose keys alone are read, to find how radii narrow with the number of edits.
         data: where the cases come from, for the manifest.
         progress: called after each case.
 
@@ -168,6 +177,10 @@ def fit(
     site = vlm.resolve_site(vlm.default_site)
     text, picture, relative = _Sides(), _Sides(), _Sides()
     counted = {True: 0, False: 0}
+    requests: list[np.ndarray] = []
+    facts: list[str] = []
+    edited = {case.id: case for case in (*cases, *others) if case.request.image is not None}
+    own_keys: dict[str, np.ndarray] = {}
     for case in cases:
         chosen, request = training_case(case, per_cell), case.request
         pictured = request.image is not None
@@ -179,6 +192,11 @@ def fit(
         away = distance(keys[0], keys[1:], kind)[:, 0].tolist()
         (picture if pictured else text).add(probes, away)
         if pictured:
+            own_keys[case.id] = keys[0]
+            outside = [row for row, (out, _) in enumerate(probes) if out]
+            requests.append(keys[1:][outside])
+            facts += [probes[row][1].tags.get("fact", "") for row in outside]
+        if pictured:
             ends = own_reach.ends(away[len(probes) : len(probes) + len(near)], away[len(probes) + len(near) :])
             relative.add(probes, [own_reach.share(one, *ends) for one in away])
         counted[pictured] += 1
@@ -187,10 +205,22 @@ def fit(
         raise InputError("cases: none has a picture; the threshold of edits with a picture has to be fitted on some.")
     within, share = picture.threshold(), min(max(relative.threshold(), 0.0), 1.0)
     by_share = relative.right(share) > picture.right(within)
+    left = [case for id, case in edited.items() if id not in own_keys]
+    for start in range(0, len(left), ROWS):
+        some = left[start : start + ROWS]
+        pictures = [open_picture(case.request.image) for case in some]
+        found = read(vlm, site, pictures, [case.request.question for case in some])
+        own_keys |= {case.id: key for case, key in zip(some, found, strict=True)}
+        progress()
+    named = [edited[id].tags.get("fact", "") for id in own_keys]
+    away_from = crowding.foreign(np.concatenate(requests), facts, np.stack(list(own_keys.values())), named, kind)
+    crowd = crowding.crowd(away_from, np.inf if by_share else within)
     text_within = text.threshold() if counted[False] >= LEAST else measured(vlm, site, kind)
     about = {
         "data": dict(data or {}),
         "edits": {"picture": counted[True], "text": counted[False]},
+        "keys": len(own_keys),
+        "false_fires": crowding.FALSE_FIRES,
         "rule": "share" if by_share else "threshold",
         "right": {
             "threshold": picture.shares(within),
@@ -201,8 +231,13 @@ def fit(
     settings = {"site": str(site), "distance": kind, "per_cell": per_cell}
     numbers = {"picture": within, "text": text_within, "share": share}
     tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+    tensors["crowd"] = torch.tensor(crowd, dtype=torch.float64).reshape(-1, 2)
     artefact.write(folder, EDITOR, vlm, settings, tensors, about)
-    return Reach(within, text_within, "fitted", share if by_share else None)
+    return Reach(within, text_within, "fitted", share if by_share else None, crowd)
+
+
+def _crowd(points: torch.Tensor | None) -> Crowd:
+    return () if points is None else tuple((int(count), float(radius)) for count, radius in points.tolist())
 
 
 class _Sides:
