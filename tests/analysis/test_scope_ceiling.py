@@ -18,6 +18,13 @@ from vledit.errors import InputError
 CELLS = ["edit", "image", "image", "text", "near_image", "near_image", "other_question"]
 
 
+def probes_of(one):
+    """In the order of the rows."""
+    cells = [one.generality.get(cell, ()) for cell in scope_ceiling.INSIDE]
+    cells += [one.locality.get({"text_locality": "text"}.get(cell, cell), ()) for cell in scope_ceiling.OUTSIDE]
+    return [probe for cell in cells for probe in cell[:5]]
+
+
 def edit(*places: float, id: str = "one") -> EditKeys:
     """An edit whose rows lie at these places on a line; the first image is by a seen hand."""
     keys = np.array(places, dtype=np.float32)[:, None] * np.array([[1.0, 0.0]], dtype=np.float32)
@@ -29,6 +36,16 @@ def test_a_key_that_separates_reaches_everything():
     assert found.hm == found.oracle == 1.0
     assert 2 <= found.threshold < 5
     assert found.auc["image/near_image"] == found.auc["text/other_question"] == 1.0
+
+
+def test_what_the_base_answers_alike_is_counted_by_itself():
+    one = edit(0, 1, 9, 1, 2, 6, -7)
+    one.alike = ["yes", "yes", "no", "", "yes", "no", ""]
+    found = ceiling([one], "key")
+    inside = found.threshold >= 2
+    assert found.one["image, recognised"] == 1.0
+    assert found.one["near_image, same answer"] == (0.0 if inside else 1.0)
+    assert found.hm == pytest.approx(scope_ceiling.harmonic({c: v for c, v in found.one.items() if "," not in c}))
 
 
 def test_one_threshold_and_the_oracle_are_what_counting_gives():
@@ -69,7 +86,12 @@ def test_whitening_takes_out_what_varies_within_facts():
 def test_keys_do_not_depend_on_what_they_are_read_with(monkeypatch):
     vlm = tiny("pocket")
     site = vlm.resolve_site(vlm.default_site)
-    together = read_keys(vlm, case(), site, (1,))
+    together = read_keys(vlm, case(), site, (1,), answers=True)
+    base = [answer.casefold() for answer in vlm.answer([case().request.image], [case().request.question])]
+    for row, (cell, probe) in enumerate(zip(together.cells, [None, *probes_of(case())], strict=False)):
+        if cell in ("image", "near_image") and probe is not None:
+            said = vlm.answer([probe.image], [probe.question])[0].casefold()
+            assert together.alike[row] == ("yes" if said == base[0] else "no")
     monkeypatch.setattr(scope_ceiling, "ROWS", 1)
     alone = read_keys(vlm, case(), site, (1,))
     assert together.cells == [

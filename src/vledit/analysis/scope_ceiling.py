@@ -24,6 +24,13 @@ INSIDE = ("image", "text")
 """Generality cells that a scope has to hold."""
 OUTSIDE = ("near_image", "same_answer", "other_question", "other_subject", "random_image", "text_locality")
 """Locality cells that it has to leave out, as they are called here."""
+PARTS = (
+    ("image, seen", "image", "seen", "yes"),
+    ("image, held out", "image", "seen", "no"),
+    ("image, recognised", "image", "alike", "yes"),
+    ("near_image, same answer", "near_image", "alike", "yes"),
+)
+"""Parts of cells that are counted by themselves, and not in the harmonic mean: name, cell, attribute of `EditKeys`, its value."""
 SITE_TOKENS = ("mean", "visual", "question", "last")
 RIDGE = 0.1
 """Share of the mean variance that is added to every direction before whitening."""
@@ -39,12 +46,14 @@ class EditKeys:
     Attributes:
         cells: of every row: "edit", or one of `INSIDE` and `OUTSIDE`.
         seen: of every row: whether its drawing is by a hand that training saw ("yes", "no", or "" where nothing says so).
+        alike: of every row: whether the base answers it as it answers the edit ("yes", "no", or "" where it was not asked).
     """
 
     id: str
     cells: list[str]
     seen: list[str]
     keys: Keys
+    alike: list[str] = field(default_factory=list)
 
     def distances(self, name: str, whitening: np.ndarray | None = None) -> np.ndarray:
         """(rows,) euclidean distance of every row to the edit's own key; NaN without such a key."""
@@ -59,7 +68,8 @@ class Ceiling:
     Attributes:
         auc: "image/near_image" … → share of pairs, within an edit, in which the first is nearer to the key than the second.
         threshold: the one threshold with the best HM of all cells.
-        one: cell → share that is right at that threshold ("image, seen" and "image, held out" among them).
+        one: cell → share that is right at that threshold ("image, seen" and "image, held out" among them; where the base was
+            asked also "image, recognised" and "near_image, same answer": it answers them as it answers the edit).
         hm, oracle: harmonic mean of the cells' shares at one threshold, and at the best one for each edit.
     """
 
@@ -73,9 +83,15 @@ class Ceiling:
 
 
 def read_keys(
-    vlm: VLM, case: EditCase, site: Site, layers: Sequence[int], most: int = 5, without_picture: bool = True
+    vlm: VLM,
+    case: EditCase,
+    site: Site,
+    layers: Sequence[int],
+    most: int = 5,
+    without_picture: bool = True,
+    answers: bool = False,
 ) -> EditKeys:
-    """The keys of an edit and of at most `most` probes of each cell.
+    """The keys of an edit and of at most `most` probes of each cell; with `answers` the base is asked about the pictures, too.
 
     Keys: the site's input at each of `SITE_TOKENS`; "hidden L": the state that enters decoder layer L at the last prompt
     token; "picture": the mean of the visual tokens as the vision side gives them; "question alone": the site's input at the
@@ -95,7 +111,17 @@ def read_keys(
         parts.append(_read(vlm, pictures, [one.question for one in some], site, layers, without_picture))
     back = np.argsort(order)
     keys = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
-    return EditKeys(case.id, [cell for cell, _, _ in rows], [seen for _, seen, _ in rows], keys)
+    cells = [cell for cell, _, _ in rows]
+    alike = [""] * len(rows)
+    if answers and case.request.image is not None:
+        asked = [row for row, cell in enumerate(cells) if cell in ("edit", "image", "near_image")]
+        said = []
+        for start in range(0, len(asked), ROWS):
+            some = [rows[row][2] for row in asked[start : start + ROWS]]
+            said += vlm.answer([open_picture(one.image) for one in some], [one.question for one in some])
+        for row, answer in zip(asked, said, strict=True):
+            alike[row] = "yes" if answer.casefold() == said[0].casefold() else "no"
+    return EditKeys(case.id, cells, [seen for _, seen, _ in rows], keys, alike)
 
 
 def _read(
@@ -165,12 +191,12 @@ def ceiling(edits: Sequence[EditKeys], name: str, white: np.ndarray | None = Non
     ]
     threshold = float(grid[best])
     one = _shares(edits, distances, [threshold] * len(edits))
-    for words, seen in (("image, seen", "yes"), ("image, held out", "no")):
+    for words, cell, named, value in PARTS:
         found = [
-            d[i] <= threshold
+            (d[i] <= threshold) == (cell in INSIDE)
             for e, d in zip(edits, distances, strict=True)
-            for i in _rows(e, "image")
-            if e.seen[i] == seen
+            for i in _rows(e, cell)
+            if getattr(e, named) and getattr(e, named)[i] == value
         ]
         if found:
             one[words] = float(np.mean(found))
@@ -220,10 +246,11 @@ def collect(
     most: int,
     progress: Callable[[Any], None] = lambda _: None,
     without_picture: bool = True,
+    answers: bool = False,
 ) -> list[EditKeys]:
     """`read_keys` of every case."""
     found = []
     for case in cases:
-        found.append(read_keys(vlm, case, site, layers, most, without_picture))
+        found.append(read_keys(vlm, case, site, layers, most, without_picture, answers))
         progress(case)
     return found

@@ -42,6 +42,12 @@ def scope(
     fit: Annotated[
         int, typer.Option(help="Edits of icons' train split that the whitening is fitted on; 0: no whitened keys.")
     ] = 60,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            help="Ask the base about the pictures, too: which other drawings it recognises, which near pictures it answers alike."
+        ),
+    ] = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG or SVG file.")] = None,
     model: Model = "pocket",
     device: Device = "cpu",
@@ -65,7 +71,7 @@ def scope(
     with progress:
         task = progress.add_task("keys", total=len(cases) + len(train))
         step = lambda _: progress.advance(task)  # noqa: E731
-        edits = collect(vlm, cases, site, chosen, probes, step)
+        edits = collect(vlm, cases, site, chosen, probes, step, answers=answers)
         fitted = collect(vlm, train, site, chosen, probes, step, without_picture=False)
     found: dict[str, Ceiling] = {}
     for name in edits[0].keys:
