@@ -122,3 +122,14 @@ def test_codebook_loads_without_torch():
     code = "import sys, vledit.codebook.book; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     root = str(Path(vledit.__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, timeout=60).returncode == 0
+
+
+def test_tensors_are_laid_out_as_a_file_gives_them_back():
+    """A product with a transposed matrix has other bits than one with its copy."""
+    import torch
+
+    from vledit.codebook import FullTransformation, SpanTransformation
+
+    span = SpanTransformation(torch.randn(2, 5).T, torch.randn(7, 2).T)
+    assert all(tensor.is_contiguous() for tensor in span.tensors().values())
+    assert FullTransformation(torch.randn(2, 5).T).weight_delta.is_contiguous()

@@ -47,7 +47,11 @@ class Transformation(Protocol):
 
 
 class _Tensors:
-    """What both kinds share: they are their tensors."""
+    """What all kinds share: they are their tensors, laid out as a file gives them back, so that products have the same bits."""
+
+    def _laid_out(self) -> None:
+        for name, tensor in self.tensors().items():
+            object.__setattr__(self, name, tensor.contiguous())
 
     @property
     def kind(self) -> str:
@@ -97,6 +101,7 @@ class FullTransformation(_Tensors):
         if self.bias_delta is not None and tuple(self.bias_delta.shape) != shape[:1]:
             wrong = tuple(self.bias_delta.shape)
             raise InputError(f"FullTransformation.bias_delta: shape {shape[:1]} is wanted, not {wrong}.")
+        self._laid_out()
 
     @property
     def kind(self) -> str:
@@ -130,6 +135,7 @@ class SpanTransformation(_Tensors):
         left, right = tuple(self.directions.shape), tuple(self.inputs.shape)
         if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
             raise InputError(f"SpanTransformation: directions (out, r), inputs (r, in) wanted, not {left}, {right}.")
+        self._laid_out()
 
     @property
     def kind(self) -> str:
@@ -167,6 +173,7 @@ class NeuronTransformation(_Tensors):
             raise InputError(
                 f"NeuronTransformation: keys (n, in), biases (n,), values (n, out), queries (n, in) wanted, not {shapes}."
             )
+        self._laid_out()
 
     @property
     def kind(self) -> str:
