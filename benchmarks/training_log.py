@@ -1,6 +1,6 @@
 """What a training log says: seconds a step, and how a figure went, as the tables of `docs/experiments.md` have it.
 
-    .venv/bin/python benchmarks/training_log.py docs/training_in_turn.jsonl --stage answer --value answer --every 334
+    .venv/bin/python benchmarks/training_log.py training_logs/training_in_turn.jsonl --stage answer --value answer --every 334
 
 Prints one Markdown table: the mean of the log's records over every so many steps (each record is the mean of 20 steps).
 Of steps that were done twice, because the run was stopped and resumed, the later counts.
@@ -19,8 +19,7 @@ from vledit.pocket.train import STAGES
 
 def stage_records(log: Path, stage: str) -> list[dict[str, Any]]:
     """The records with losses of one stage, by step."""
-    last = {record["step"]: record for record in read_log(log) if record["stage"] == stage and "seconds" in record}
-    return [last[step] for step in sorted(last)]
+    return [record for record in read_log(log) if record["stage"] == stage and "seconds" in record]
 
 
 def table(records: list[dict[str, Any]], value: str, every: int) -> list[str]:

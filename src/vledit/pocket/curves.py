@@ -15,7 +15,7 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of several runs on the same weights with steps that go on: where a stage starts again, they are shifted.
 
-    A run resumed in the stage it was killed in does again what was not saved; its steps stay as they are.
+    A run resumed in the stage it was killed in does again what was not saved; of steps that were done twice the later counts.
     """
     shifts: dict[str, int] = {}
     reached: dict[str, int] = {}
@@ -28,6 +28,8 @@ def continued(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         stage = record.get("stage", "answer")
         if record.get("event") == "resumed" and (record["step"] > 0 or stage == before):
             last[stage] = record["step"]
+            done = record["step"] + shifts.get(stage, 0)
+            found = [one for one in found if one["stage"] != stage or one["step"] <= done]
         elif record["step"] < last.get(stage, 0):
             shifts[stage] = reached.get(stage, 0)
         before = stage

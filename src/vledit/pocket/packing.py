@@ -41,7 +41,7 @@ class Packed:
 
 
 class Packer:
-    """Turns rows into arrays of a fixed length (a compiled model wants one shape)."""
+    """Turns rows into arrays; a compiled model wants one shape, so each stage of training has one length."""
 
     def __init__(self, tokenizer: object, length: int = 120, visual_tokens: int = 32):
         self.tokenizer, self.length, self.visual_tokens = tokenizer, length, visual_tokens
@@ -52,8 +52,10 @@ class Packer:
             self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
         return self._ids[text]
 
-    def pack(self, rows: list[Row]) -> Packed:
-        shape = (len(rows), self.length)
+    def pack(self, rows: list[Row], length: int | None = None) -> Packed:
+        """The rows as arrays of `length` tokens (the packer's own where None); pairs that find no room are left out."""
+        length = self.length if length is None else length
+        shape = (len(rows), length)
         tokens, positions = np.full(shape, 2, np.int64), np.zeros(shape, np.int64)
         segments, targets = np.full(shape, -1, np.int64), np.full(shape, IGNORED, np.int64)
         kinds = []
@@ -67,7 +69,7 @@ class Packer:
                 asked = self.ids(question + PROMPT_END)
                 said = self.ids(answer + ANSWER_END)
                 size = len(asked) + len(said)
-                if at + size > self.length:
+                if at + size > length:
                     continue
                 tokens[i, at : at + size] = asked + said
                 positions[i, at : at + size] = np.arange(len(prefix), len(prefix) + size)

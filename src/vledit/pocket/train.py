@@ -79,7 +79,7 @@ class Batches(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Any:
         for step in range(self.first, self.end):
-            yield step, self.packer.pack(self.rows(step))
+            yield step, self.packer.pack(self.rows(step), self.config.listen_length if self.stage == "listen" else None)
 
     def rows(self, step: int) -> list[Row]:
         config = self.config
@@ -263,8 +263,7 @@ class Training:
         self.log(event="done")
 
     def _run_stage(self) -> None:
-        packer = Packer(self.learner.tokenizer, self.config.listen_length) if self.stage == "listen" else self.packer
-        batches = Batches(self.examples, packer, self.config, self.stage, self.step, self._steps())
+        batches = Batches(self.examples, self.packer, self.config, self.stage, self.step, self._steps())
         loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
         rates = self._rates()
         means: dict[str, list[float]] = defaultdict(list)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .prompts import Prompt
+from .prompt import Prompt
 from .surroundings import on_cpu_unless_named
 
 CACHE = "past_key_values"
