@@ -48,6 +48,13 @@ def test_what_the_base_answers_alike_is_counted_by_itself():
     assert found.hm == pytest.approx(scope_ceiling.harmonic({c: v for c, v in found.one.items() if "," not in c}))
 
 
+def test_a_key_that_no_edit_has_is_refused():
+    none = edit(0, 1, 2, 1, 5, 6, 7)
+    none.keys["key"][:] = np.nan
+    with pytest.raises(InputError, match="none of these edits has 'key'"):
+        ceiling([none], "key")
+
+
 def test_one_threshold_and_the_oracle_are_what_counting_gives():
     # the second edit is ten times as wide: each has a perfect radius of its own, no threshold serves both
     edits = [edit(0, 1, 2, 1, 5, 6, 7), edit(0, 10, 20, 10, 50, 60, 70, id="two")]

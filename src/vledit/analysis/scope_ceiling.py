@@ -17,6 +17,7 @@ from torch import Tensor
 from ..codebook.scope import pool_key
 from ..data.case import EditCase, Probe
 from ..editors.answering import pool
+from ..errors import InputError
 from ..vlm.base import VLM, Encoded, Site
 from ..vlm.pictures import open_picture
 
@@ -177,6 +178,8 @@ def ceiling(edits: Sequence[EditKeys], name: str, white: np.ndarray | None = Non
                 auc[f"{first}/{second}"] = float(np.mean([value for value in found if value is not None]))
     finite = np.concatenate(distances)
     finite = finite[np.isfinite(finite)]
+    if not len(finite):
+        raise InputError(f"key: none of these edits has '{name}' (a picture's key where no edit has a picture?).")
     grid = np.unique(np.quantile(finite, np.linspace(0, 1, 401)))
     at = [_shares(edits, distances, [value] * len(edits)) for value in grid]
     means = [harmonic(shares) for shares in at]

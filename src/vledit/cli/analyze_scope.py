@@ -57,6 +57,8 @@ def scope(
     json: Json = False,
 ) -> None:
     """How well each key tells an edit's own questions from others: AUC, the best single threshold, an oracle for each edit."""
+    import numpy as np
+
     from ..analysis.scope_ceiling import ceiling, collect, whitening
 
     if probes < 1:
@@ -75,6 +77,8 @@ def scope(
         fitted = collect(vlm, train, site, chosen, probes, step, without_picture=False)
     found: dict[str, Ceiling] = {}
     for name in edits[0].keys:
+        if all(np.isnan(edit.keys[name][0]).all() for edit in edits):
+            continue  # a picture's key, where no edit has a picture
         found[name] = ceiling(edits, name)
         if fitted and name in fitted[0].keys and name not in ("picture", "site visual"):
             found[f"{name}, whitened"] = ceiling(edits, name, whitening(fitted, name))
