@@ -125,7 +125,7 @@ def test_the_leaderboards_numbers_are_those_of_the_metrics(two_arms: Path, two_a
     assert f"near_image_preserved{end}" in names
     assert {SCOPED, ALWAYS} < set(shown)
     for variant, some in metrics.by_variant(records):
-        expected = metrics.estimates([o for r in some for o in r["outcomes"]])
+        expected = metrics.table(some)
         for name, (value, words) in zip(names, shown[variant], strict=True):
             assert value == expected[name].mean
             assert words == percent(expected[name])
@@ -153,7 +153,7 @@ def test_metrics_that_were_run_on_some_probes_only_are_not_shown(two_arms: Path)
     """`changed_new_token` of locality is not there where the answer stayed: its mean would be of those that changed."""
     arms = arms_of([read_run(two_arms)])
     _, records = read_results(two_arms)
-    found = metrics.estimates([o for r in records for o in r["outcomes"]])
+    found = metrics.table(records)
     assert not any(name.endswith("top10") for name in arms[1].estimates)  # always on: never measured
     assert "near_image_top10" in found
     assert "near_image_top10" not in arms[0].estimates  # measured where it did not fire only

@@ -48,7 +48,8 @@ def bench(
         str,
         typer.Option(
             help="Editors, separated by ';', with settings and, before '=', a name of yours: "
-            "'span=balancedit:transformation=span,alpha=0.3;ft'."
+            "'span=balancedit:transformation=span,alpha=0.3;ft'. 'ft:settings=published' has the authors' settings, "
+            "'ft:settings=tuned' what `vledit tune` found."
         ),
     ] = "balancedit;ft",
     benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
@@ -114,6 +115,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
+    from ..editors.named import KEY
     from ..evaluate.gate import judge, read_thresholds
     from ..evaluate.metrics import by_after, by_variant, last, table
     from ..evaluate.plan import Plan
@@ -137,6 +139,10 @@ def bench(
         from ..evaluate.ray_engine import RayEngine, import_ray
 
         import_ray()
+        if any(KEY in variant.settings for variant in chosen):
+            raise InputError(
+                "editors: settings by name are looked up for a loaded model; write them out with --engine ray."
+            )
         cases = benchmark_cases(wanted)
         with RayEngine(
             opened, chosen, plan, workers, worker_cpus, worker_gpus, cache_gb, address=ray_address
@@ -151,6 +157,7 @@ def bench(
 
         vlm, cases = opened()
         plan.points(len(cases))
+        chosen = with_named(chosen, vlm)
         head = manifest(vlm, cases=cases, variants=chosen, **plan.settings(len(cases)), **about)
         cache = TrunkCache(vlm, cache_gb) if cache_gb else None
         worker = Worker(vlm, cases, chosen, plan, cache, head["manifest"]["weights"])
@@ -243,6 +250,7 @@ def parse_variants(text: str) -> list[Variant]:
     Raises: UnknownNameError for an unknown editor or setting; InputError for an unfit value, none at all, or a name that is
         given twice.
     """
+    from ..editors.named import KEY
     from ..editors.registry import editor_class
     from ..evaluate.manifest import Variant
 
@@ -260,14 +268,27 @@ def parse_variants(text: str) -> list[Variant]:
             else:
                 pairs[-1] += f",{part}"
         config = editor_class(editor).Config
-        settings = parse_settings(config, pairs)
+        by_name = [pair for pair in pairs if pair.partition("=")[0].strip() == KEY]
+        settings = parse_settings(config, [pair for pair in pairs if pair not in by_name])
         config.from_settings(settings)
+        if by_name:  # looked up once the model is there, see `with_named`
+            settings[KEY] = by_name[-1].partition("=")[2].strip()
         if name in found:
             raise InputError(f"editors: '{name}' is given twice.")
         found[name] = Variant(name, editor, settings)
     if not found:
         raise InputError("editors: none given; see `vledit editors`.")
     return list(found.values())
+
+
+def with_named(variants: Sequence[Variant], vlm: VLM) -> list[Variant]:
+    """The variants with `settings=published` and `settings=tuned` replaced by what they stand for on this model.
+
+    Raises: InputError, MissingDataError; see `vledit.editors.named`.
+    """
+    from ..editors.named import resolved
+
+    return [replace(variant, settings=resolved(variant.editor, variant.settings, vlm)) for variant in variants]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -326,6 +347,15 @@ def choose_alpha(
 
 
 def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict[str, Any]]:
+    """Single-edit records that are kept in no file, with a bar."""
+    with bar() as progress:
+        task = progress.add_task("held-out edits", total=len(cases) * len(variants))
+        return records_of(vlm, cases, variants, lambda: progress.advance(task))
+
+
+def records_of(
+    vlm: Any, cases: list[Any], variants: list[Any], progress: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """Single-edit records that are kept in no file."""
     import tempfile
 
@@ -333,10 +363,9 @@ def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict
     from ..evaluate.results import read_results
     from ..evaluate.runner import run
 
-    with tempfile.TemporaryDirectory() as folder, bar() as progress:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.jsonl"
-        task = progress.add_task("held-out edits", total=len(cases) * len(variants))
-        run(vlm, cases, variants, path, Plan(tokens=False), progress=lambda _: progress.advance(task))
+        run(vlm, cases, variants, path, Plan(tokens=False), progress=lambda _: progress())
         return read_results(path)[1]
 
 

@@ -37,6 +37,9 @@ COMMANDS = {
     "compare": Overview("compare", "Say which differences between two results are significant."),
     "report": Overview("report", "Make an HTML page of results."),
     "analyze": Overview("analyze", "See where an answer comes from, before and after an edit."),
+    "tune": Overview("tune", "Search an editor's settings on the validation split."),
+    "ablate": Overview("ablate", "Run the ablations of the BalancEdit paper, each as a plot and a CSV."),
+    "reproduce": Overview("reproduce", "Run what stands behind a table of either paper."),
     "train-pocket": Overview("train", "Train the embedded model."),
     "model-card": Overview("train", "Measure the embedded model."),
 }

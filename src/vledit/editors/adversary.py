@@ -13,7 +13,7 @@ The questions and pictures come from other records (`companions`), never from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,14 @@ from ..data.case import EditCase, EditRequest, Probe
 from ..errors import InputError
 from ..vlm.acting import acting, layers_acting, lowest, prompt_acting
 from ..vlm.base import VLM
+from ..vlm.pictures import open_picture
 from .adversarial import LONGEST, AdversarialProbes, Weights, parse_terms, plan, total_loss, wrap_request
 from .base import EditorConfig, setting
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
     from ..data.devqa import DevQA
 
 LOCALITY = {"I-Loc": "T3I3", "T-Loc": "T4I4"}
@@ -84,6 +88,14 @@ def companions(source: str) -> DevQA:
     if not pool:
         raise InputError(f"companions: '{source}' holds no edit.")
     return DevQA(pool, index_of(pool))
+
+
+def random_pictures(source: str) -> Callable[[np.random.Generator], Image]:
+    """A function that draws a picture of the records of `companions`.  Raises: InputError where none has one."""
+    pool = [case for case in companions(source).pool if case.request.image is not None]
+    if not pool:
+        raise InputError(f"companions: no edit of '{source}' has a picture to draw.")
+    return lambda draw: open_picture(pool[int(draw.integers(len(pool)))].request.image)
 
 
 class Adversary:

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..codebook.entry import Entry, make_thumbnail
 from ..codebook.relation import SAME_FACT, Fact
@@ -39,6 +40,7 @@ from ..errors import InputError, UnknownNameError
 from ..vlm.base import VLM, Site, Trunk
 from ..vlm.pictures import open_picture, picture_key
 from . import own_reach
+from .adversary import random_pictures
 from .answering import pool
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, train_site
@@ -51,6 +53,11 @@ if TYPE_CHECKING:
 
     from ..codebook import Codebook, Relation, Transformation
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "minigpt4": {"scope": "paper", "alpha": 0.2, "site": "31.mlp.up"},
+    "blip2": {"scope": "paper", "site": "31.mlp.out"},
+}
+"""Family → settings of Sec. 4.3: the layer, and α where the paper names it; Euclidean distance, black anchor, Adam."""
 SCOPE = "mean"
 SCOPES = ("paper", "last")
 STARTS = ("base", "nearest")
@@ -158,6 +165,11 @@ class BalancEdit:
         self.config = config or BalancEditConfig()
         self.sampler = sampler
 
+    @classmethod
+    def published(cls, family: str) -> Mapping[str, Any]:
+        """The paper's settings for a model family: α is named for MiniGPT-4 alone."""
+        return PUBLISHED.get(family, {})
+
     def edit(self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None) -> Edit:
         """Makes one entry; see `Editor.edit`.  The frozen part runs once, on the edit with its answer, positive and negative."""
         began = time.perf_counter()
@@ -223,7 +235,10 @@ class BalancEdit:
         if image is None:  # without a picture there is none to blacken: a question about nothing stands in for it
             negative, negative_question, negative_name = None, "?", "question:?"
         else:
-            negative = anchor_picture(negative_name, vlm.image_size, image, self.sampler, config.seed)  # type: ignore[arg-type]
+            sampler = self.sampler
+            if negative_name == "random" and sampler is None:
+                sampler = random_pictures(config.companions)
+            negative = anchor_picture(negative_name, vlm.image_size, image, sampler, config.seed)  # type: ignore[arg-type]
             negative_question = request.question
         questions = [request.question, positive.question, negative_question]
         others = request.answer if config.tokens == "prompt+answer" else None

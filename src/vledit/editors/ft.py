@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ..codebook import Transformation
 
 
+PUBLISHED: dict[str, Any] = {"learning_rate": 1e-2}
+"""BalancEdit, Sec. 4.3: Adam, the best of 1 to 1e-5."""
+
+
 @dataclass(frozen=True)
 class FineTuneConfig(FittingConfig):
     """Settings of the plain fine-tune: those of the transformation (the paper's FT has a learning rate of 1e-2)."""
@@ -36,6 +40,11 @@ class FineTune:
 
     def __init__(self, config: FineTuneConfig | None = None):
         self.config = config or FineTuneConfig()
+
+    @classmethod
+    def published(cls, family: str) -> Mapping[str, Any]:
+        """The authors' settings, the same on both of their backbones."""
+        return PUBLISHED
 
     def edit(
         self,

@@ -13,6 +13,7 @@
   pictures that the base names rightly; `_same_answer`: of probes that the base answers as it did the edited question.
 - `portability`: the probe's own answer (VLKEB).  `HM`: harmonic mean of text and image generality and near-locality `preserved`.
 - `devqa_<class>_…`: De-VQA's classes (`devqa.py`); `blindness`: see `blindness.py` (from records: `table`).
+- `scope_right`, `scope_too_narrow`, `scope_too_wide`, `scope_both`: of the edits that succeed; see `scope_shares.py`.
 - `seconds_per_edit`, `bytes_per_edit`: from the records (`table`).
 
 All with 95 % intervals over edits (`bootstrap`).
@@ -32,6 +33,7 @@ from .blindness import by_case as blindness_by_case
 from .bootstrap import RESAMPLES, Estimate, draws, harmonic, interval, matrix, means, resampled, share_interval
 from .devqa import class_columns
 from .outcomes import Outcome
+from .scope_shares import by_case as scope_by_case
 
 VERSION = "3"
 
@@ -232,7 +234,8 @@ def _harmonic(parts: np.ndarray, drawn: np.ndarray) -> Estimate:
 def by_record(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """As `by_edit`, from records as `read_results` gives them, with the costs of each edit."""
     records = list(records)
-    table = by_edit(outcome for record in records for outcome in record["outcomes"]) | blindness_by_case(records)
+    table = by_edit(outcome for record in records for outcome in record["outcomes"])
+    table |= blindness_by_case(records) | scope_by_case(records)
     several = any(record.get("protocol", "single") != "single" or record.get("after", 1) > 1 for record in records)
     if several and "reliability" in table:
         table = {RETAINED: table["reliability"], **table}

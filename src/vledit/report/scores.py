@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..evaluate.scope_shares import NAMES as SCOPES
 from .runs import Arm, partial_metrics
 from .text import spaced
 from .why import ORDER, REASONS, letter
@@ -78,6 +79,12 @@ def metric_groups(arms: Sequence[Arm], token: bool = False, most: tuple[int, int
             "reliability",
             "gives the new answer to the edited question; retained: all edits made so far still do",
             [(f"reliability{end}", "edit"), *([] if token else [("retained", "retained")])],
+        ),
+        (
+            "scope of the edits that succeed",
+            "right; too narrow: in some cell of generality fewer than half of the probes follow; too wide: in some cell of "
+            "locality fewer than half are kept",
+            [] if token else [(name, spaced(name.removeprefix("scope_"))) for name in SCOPES],
         ),
         ("generality", "gives the new answer to the same fact asked otherwise", generality),
         ("portability", "gives the answer that follows from the edit", [(f"portability{end}", "all"), *portability]),
