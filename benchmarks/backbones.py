@@ -4,6 +4,9 @@
 is red; the pages are written all the same, and show it.
 
     .venv/bin/python benchmarks/backbones.py        (or: make backbones)
+
+In parts, side by side or one after the other: `--only llava,blip2 --save part.json` keeps what a run showed, and
+`--join part.json other.json` writes the pages from all of them; of a cell that is in several the last one counts.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import platform
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,24 @@ def run(arguments: list[str]) -> tuple[Recorder, float]:
     return recorder, time.perf_counter() - began
 
 
+def save(path: Path, recorder: Recorder, seconds: float) -> None:
+    """What a run recorded, for `join`."""
+    cells = [[*cell, result] for cell, result in recorder.results.items()]
+    kept = {"seconds": seconds, "clauses": recorder.clauses, "cells": cells}
+    path.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n")
+
+
+def join(paths: Sequence[str]) -> tuple[Recorder, float]:
+    """What several runs recorded, as one; of a cell that several have run the last one counts, seconds are added."""
+    recorder, seconds = Recorder(), 0.0
+    for path in paths:
+        part = json.loads(Path(path).read_text())
+        seconds += part["seconds"]
+        recorder.clauses |= part["clauses"]
+        recorder.results |= {(family, editor, clause): result for family, editor, clause, result in part["cells"]}
+    return recorder, seconds
+
+
 def summary(recorder: Recorder, seconds: float) -> dict[str, Any]:
     """What the suite showed, as it stands in proven.json: by family, and the run under "run"."""
     import torch
@@ -102,6 +124,10 @@ def summary(recorder: Recorder, seconds: float) -> dict[str, Any]:
             if r["outcome"] != "passed" and not _unfit(r)
         }
         unfit = Counter(f"{editor}: {_reason(r)}" for (_, editor), r in results.items() if _unfit(r))
+        by_editor: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        for (_, editor), r in results.items():
+            counts = (True, r["outcome"] == "passed", _unfit(r))
+            by_editor[editor] = [have + more for have, more in zip(by_editor[editor], counts, strict=True)]
         proven[name] = {
             "family": vlm.family.name,
             "title": vlm.family.title,
@@ -115,6 +141,8 @@ def summary(recorder: Recorder, seconds: float) -> dict[str, Any]:
             "passed": outcomes["passed"],
             "unfit": dict(sorted(unfit.items())),
             "editors": sorted({editor for _, editor in results}),
+            "by_editor": dict(sorted(by_editor.items())),  # cells run, green, to which the clause does not apply
+            "not_run": [clause for clause in recorder.clauses if not any(ran == clause for ran, _ in results)],
             "seconds": round(sum(result["seconds"] for result in results.values()), 1),
             "failed": failed,
             "unrelated_changed": sorted(e for (_, e), r in results.items() if r.get("unrelated") == "changed"),
@@ -170,17 +198,22 @@ def page(proven: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['class']}, {row['language_model']} | {' | '.join(marks)} | {row['seconds']} |")
     lines += [
         "",
-        "✓: no cell that was run is red; else the editors for which it is red or was skipped, told below.",
+        "✓: no cell that was run is red; ·: none was run; else the editors for which it is red or was skipped, told below.",
         "",
     ]
     lines += [f"{n}. **{clause}**: {about}" for n, (clause, about) in enumerate(ran["clauses"].items(), 1)]
+    lines += ["", "## Editors", "", "| editor | cells run | green | does not apply | red |", "|---|---|---|---|---|"]
+    for editor in editors:
+        counts = [row["by_editor"].get(editor, [0, 0, 0]) for row in families.values()]
+        cells, green, apart = (sum(some) for some in zip(*counts, strict=True))
+        lines.append(f"| `{editor}` | {cells} | {green} | {apart} | {cells - green - apart} |")
     red = [(name, cell, why) for name, row in sorted(families.items()) for cell, why in row["failed"].items()]
     if red:
         lines += ["", "## Red or skipped", ""]
         lines += [f"- {name}, {cell}: {' '.join(why.split())[:300]}" for name, cell, why in red]
     if unfit:
         lines += ["", "## Where a clause does not apply", ""]
-        lines += [f"- {what}: {count} cells." for what, count in sorted(unfit.items())]
+        lines += [f"- {what}: {count} cell{'s' if count > 1 else ''}." for what, count in sorted(unfit.items())]
     changed = [f"{name} ({', '.join(row['unrelated_changed'])})" for name, row in sorted(families.items())]
     changed = [text for text in changed if not text.endswith("()")]
     lines += [
@@ -207,6 +240,8 @@ def _later(families: dict[str, Any], date: str) -> list[str]:
 
 def _mark(row: dict[str, Any], clause: str) -> str:
     red = [cell.removeprefix(f"{clause}: ") for cell in row["failed"] if cell.startswith(f"{clause}: ")]
+    if clause in row.get("not_run", ()):
+        return "·"
     return "✗ " + ", ".join(red) if red else "✓"
 
 
@@ -217,18 +252,30 @@ def main() -> int:
     )
     parser.add_argument("--covering", action="store_true", help="run the choice of cells that `make test` runs")
     parser.add_argument("--show", action="store_true", help="print the page, write nothing")
+    parser.add_argument("--save", type=Path, help="keep what the run showed in this file, write no pages")
+    parser.add_argument("--join", nargs="+", help="run nothing: write the pages from files of --save")
     options, rest = parser.parse_known_args()
     sys.path.insert(0, str(ROOT))
+    if options.join:
+        return write(summary(*join(options.join)), options.show)
     rest += [] if options.covering else ["--whole"]
     only = [name for name in options.only.split(",") if name]
     if only:
         rest += ["-k", " or ".join(f"[{name}-" for name in only)]
     recorder, seconds = run(rest)
+    if options.save:
+        save(options.save, recorder, seconds)
+        return int(any(result["outcome"] == "failed" for result in recorder.results.values()))
     proven = summary(recorder, seconds)
     if only:
         kept = json.loads(TWIN.read_text())
         proven = {**kept, **proven, "run": {**kept["run"], "clauses": proven["run"]["clauses"], "not_run": NOT_RUN}}
-    if options.show:
+    return write(proven, options.show)
+
+
+def write(proven: dict[str, Any], show: bool) -> int:
+    """Writes page and twin, or prints the page.  Returns 1 where a cell is red."""
+    if show:
         print(page(proven))
     else:
         TWIN.write_text(json.dumps(proven, indent=1, ensure_ascii=False) + "\n")

@@ -16,3 +16,6 @@ torch.set_num_threads(1)
 def pytest_addoption(parser):
     """`--whole`: all cells of the contract suite, not the covering choice of `make test`."""
     parser.addoption("--whole", action="store_true", help="run every cell of the contract suite")
+    parser.addoption(
+        "--every", type=int, default=0, help="run one cell in so many of the contract suite, spread evenly"
+    )

@@ -17,7 +17,12 @@ from vledit.data.case import EditCase, EditRequest, Probe
 from vledit.editors.training.fitting import Fitting, fitting_class
 from vledit.vlm import VLM
 
-OUTSIDE = {"text": (Probe(None, QUESTIONS[1]),), "random_image": (Probe(picture(7), QUESTIONS[1]),)}
+OUTSIDE = {
+    "text": (Probe(None, QUESTIONS[1]),),
+    "random_image": (Probe(picture(7), QUESTIONS[1]),),
+    "other_subject": (Probe(picture(9), QUESTIONS[2]),),
+}
+"""What is out of scope; among it the contract's unrelated request, as a fitting to one edit cannot generalise."""
 
 
 @cache

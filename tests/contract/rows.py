@@ -50,6 +50,8 @@ class EditorRow:
     """Settings of its fitting (see `fitted`), for an editor that is fitted first."""
     without_picture: str = ""
     """Why a question without a picture cannot be edited; empty where it can."""
+    scope_is_learnt: str = ""
+    """Of what the scope is learnt in each edit, so that a model with random weights may not tell a request that is unlike it."""
 
     def method(self, vlm: VLM | None = None) -> Any:
         """The editor; one that is fitted first is fitted to `vlm`, in which it then can edit (in half precision, too)."""
@@ -72,6 +74,16 @@ _HYPERNETWORK = {
     "edit_weight": 1.0,
     "locality": "text",
 }
+_SMALL_LIVEEDIT = {
+    "steps": 80,
+    "save_every": 100,
+    "width": 32,
+    "heads": 2,
+    "queries": 2,
+    "rank": 16,
+    "learning_rate": 0.006,
+}
+_SMALL_RECIPE = {"steps": 30, "save_every": 100, "width": 24, "learning_rate": 0.01}
 _NEURONS = {
     "steps": 40,
     "learning_rate": 0.03,
@@ -95,9 +107,15 @@ EDITORS = {
         EditorRow("hice", "hice", {"gate": "edit", "demonstrations": 0}, {"features": 60}),
         EditorRow("ike", "ike"),
         EditorRow("lte", "lte", {"threshold": 0.9}, {"steps": 2, "layers": 1, "rank": 2, "learning_rate": 0.1}),
+        EditorRow("liveedit", "liveedit", {}, _SMALL_LIVEEDIT),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
+        EditorRow("mend_adv", "mend_adv", fitting={**_HYPERNETWORK, "adversarial": "RI,CI"}),
+        EditorRow("recipe", "recipe", {}, _SMALL_RECIPE),
         EditorRow(
-            "lemoe", "lemoe", {"steps": 60, "learning_rate": 0.02, "rank": 4, "projector": 4, "unlearnt": "keep"}
+            "lemoe",
+            "lemoe",
+            {"steps": 60, "learning_rate": 0.02, "rank": 4, "projector": 4, "unlearnt": "keep"},
+            scope_is_learnt="the edit's own prompts and everyday ones",
         ),
         EditorRow(
             "serac", "serac", {"threshold": 0.9}, {"steps": 20, "layers": 1, "rank": 2, "width": 8, "scope_rate": 0.02}

@@ -196,7 +196,8 @@ class LiveEdit:
             own = Experts([(float(affinity(asked.psi, features.psi).sigmoid()), read, write)])
             loss, lead = answered(vlm, trunk, site, own)
         tensors = {"phi": features.phi, "psi": features.psi, "read": read, "write": write}
-        payload = Payload({name: one.detach().clone() for name, one in tensors.items()}, {"site": site})
+        meta = {"site": site, "settings": dict(held.settings)}
+        payload = Payload({name: one.detach().clone() for name, one in tensors.items()}, meta)
         report = EditReport(time.perf_counter() - began, 0, loss, lead, payload.nbytes, lead > 0)
         return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
 
