@@ -202,8 +202,16 @@ def page(proven: dict[str, Any]) -> str:
         "",
     ]
     lines += [f"{n}. **{clause}**: {about}" for n, (clause, about) in enumerate(ran["clauses"].items(), 1)]
-    lines += ["", "## Editors", "", "| editor | cells run | green | does not apply | red |", "|---|---|---|---|---|"]
-    for editor in editors:
+    counted = all("by_editor" in row for row in families.values())  # rows of older runs have no counts
+    if counted:
+        lines += [
+            "",
+            "## Editors",
+            "",
+            "| editor | cells run | green | does not apply | red |",
+            "|---|---|---|---|---|",
+        ]
+    for editor in editors if counted else ():
         counts = [row["by_editor"].get(editor, [0, 0, 0]) for row in families.values()]
         cells, green, apart = (sum(some) for some in zip(*counts, strict=True))
         lines.append(f"| `{editor}` | {cells} | {green} | {apart} | {cells - green - apart} |")
@@ -257,7 +265,7 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     sys.path.insert(0, str(ROOT))
     if options.join:
-        return write(summary(*join(options.join)), options.show)
+        return write(with_others(summary(*join(options.join))), options.show)
     rest += [] if options.covering else ["--whole"]
     only = [name for name in options.only.split(",") if name]
     if only:
@@ -267,10 +275,15 @@ def main() -> int:
         save(options.save, recorder, seconds)
         return int(any(result["outcome"] == "failed" for result in recorder.results.values()))
     proven = summary(recorder, seconds)
-    if only:
-        kept = json.loads(TWIN.read_text())
-        proven = {**kept, **proven, "run": {**kept["run"], "clauses": proven["run"]["clauses"], "not_run": NOT_RUN}}
-    return write(proven, options.show)
+    return write(with_others(proven) if only else proven, options.show)
+
+
+def with_others(proven: dict[str, Any]) -> dict[str, Any]:
+    """Models that were not run are kept as they stand in the twin."""
+    kept = json.loads(TWIN.read_text())
+    whole = set(kept) <= set(proven)
+    run = proven["run"] if whole else {**kept["run"], "clauses": proven["run"]["clauses"], "not_run": NOT_RUN}
+    return {**kept, **proven, "run": run}
 
 
 def write(proven: dict[str, Any], show: bool) -> int:

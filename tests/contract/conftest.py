@@ -20,9 +20,9 @@ CLAUSES = tuple(
 """The tests that are of one cell, whichever of them are collected."""
 
 
-def chosen(family: str, editor: str, clause: str, every: int = EVERY) -> bool:
+def chosen(cell: tuple[str, str], clause: str, every: int = EVERY) -> bool:
     """Whether the choice has this cell."""
-    places = (list(FAMILIES).index(family), list(EDITORS).index(editor), CLAUSES.index(clause))
+    places = (list(FAMILIES).index(cell[0]), list(EDITORS).index(cell[1]), CLAUSES.index(clause))
     return sum(places) % every == 0
 
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config, items):
         if not cell:
             kept.append(item)
             continue
-        (kept if chosen(*cell, item.originalname, every) else left).append(item)
+        (kept if chosen(cell, item.originalname, every) else left).append(item)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept

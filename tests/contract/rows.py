@@ -19,13 +19,8 @@ from tests.vlm.models import FAMILIES, QUESTIONS, picture, tiny
 from vledit.data.case import EditRequest
 from vledit.editors.base import Edit
 from vledit.editors.edited_model import EditedModel
-from vledit.editors.fitting import as_full
 from vledit.editors.registry import editor
 from vledit.vlm import VLM
-from vledit.vlm.acting import VISION
-from vledit.vlm.hooks import site_changed
-from vledit.vlm.places import BLOCKS
-from vledit.vlm.site import BLOCK
 
 from .fitted import fitted
 
@@ -52,6 +47,8 @@ class EditorRow:
     """Why a question without a picture cannot be edited; empty where it can."""
     scope_is_learnt: str = ""
     """Of what the scope is learnt in each edit, so that a model with random weights may not tell a request that is unlike it."""
+    scope_is_fitted: str = ""
+    """What the scope was fitted to beforehand, so that an edit that is unlike it may not be found."""
 
     def method(self, vlm: VLM | None = None) -> Any:
         """The editor; one that is fitted first is fitted to `vlm`, in which it then can edit (in half precision, too)."""
@@ -83,6 +80,7 @@ _SMALL_LIVEEDIT = {
     "rank": 16,
     "learning_rate": 0.006,
 }
+_ONE = "one edit, which has a picture"
 _SMALL_RECIPE = {"steps": 30, "save_every": 100, "width": 24, "learning_rate": 0.01}
 _NEURONS = {
     "steps": 40,
@@ -107,10 +105,10 @@ EDITORS = {
         EditorRow("hice", "hice", {"gate": "edit", "demonstrations": 0}, {"features": 60}),
         EditorRow("ike", "ike"),
         EditorRow("lte", "lte", {"threshold": 0.9}, {"steps": 2, "layers": 1, "rank": 2, "learning_rate": 0.1}),
-        EditorRow("liveedit", "liveedit", {}, _SMALL_LIVEEDIT),
+        EditorRow("liveedit", "liveedit", {}, _SMALL_LIVEEDIT, scope_is_fitted=_ONE),
         EditorRow("mend", "mend", fitting=_HYPERNETWORK),
         EditorRow("mend_adv", "mend_adv", fitting={**_HYPERNETWORK, "adversarial": "RI,CI"}),
-        EditorRow("recipe", "recipe", {}, _SMALL_RECIPE),
+        EditorRow("recipe", "recipe", {}, _SMALL_RECIPE, scope_is_fitted=_ONE),
         EditorRow(
             "lemoe",
             "lemoe",
@@ -151,6 +149,14 @@ class Made:
         """Whether it is a change of weights, which no decision comes before."""
         return self.edit.weights is not None
 
+    @property
+    def soft(self) -> torch.Tensor | None:
+        """The embeddings that the edit puts before its question; None where it puts none."""
+        if self.edit.payload is None:
+            return None
+        (effect,) = self.model().effects([REQUEST.image], [REQUEST.question])
+        return None if effect.insert is None else effect.insert.soft
+
     def read(self, question: str) -> str:
         """The question as the model reads it."""
         return str(self.edit.payload.meta.get("before", "") if self.edit.payload else "") + question
@@ -175,143 +181,6 @@ def made(family: str, name: str) -> Made:
     before, far, answer = logits(base, *ROWS[0]), logits(base, *UNRELATED), base.answer(*UNRELATED, 6).text
     digest, hooked = weights_digest(vlm), hooks(vlm)
     return Made(vlm, row, row.method(vlm).edit(vlm, REQUEST), before, far, answer, digest, hooked)
-
-
-@cache
-def reference(family: str, name: str) -> Any:
-    """The slow reference, on a copy of the base: weights that really are those that the edit stands for, a prompt that really is
-    longer, an output that a hook by hand replaces."""
-    one = made(family, name)
-    vlm = copied(one.vlm)
-    if one.edit.payload is not None:
-        if one.edit.editor == "lemoe":
-            return ExpertByHand(vlm, one.edit)
-        if "before" not in one.edit.payload.meta:
-            return ByHand(vlm, one.edit)
-        (effect,) = one.model().effects([REQUEST.image], [REQUEST.question])
-        weigh(vlm, effect.changes)
-        return LongerPrompts(vlm, one)
-    if any(change.kind == "neurons" for change in (one.edit.weights or {}).values()):
-        return NeuronsByHand(vlm, one.edit)
-    changes = one.edit.weights or {one.edit.entry.site: one.edit.entry.transformation}  # type: ignore[union-attr]
-    weigh(vlm, changes)
-    return EditedModel(vlm)
-
-
-def weigh(vlm: VLM, changes: Mapping[str, Any]) -> None:
-    """Adds these changes to the weights of a copy."""
-    with torch.no_grad():
-        for point, change in changes.items():
-            delta = as_full(change).weight_delta
-            if point.startswith(VISION):
-                vlm.vision_linears()[point.removeprefix(VISION)].weight.add_(delta)
-            elif (site := vlm.resolve_site(point)).role == BLOCK:
-                layer = vlm.layers[site.layer]
-                block = next(block for block in BLOCKS if hasattr(layer, block))
-                setattr(layer, block, Beside(getattr(layer, block), delta))
-            else:
-                place = vlm.site_place(site)
-                weight: Any = place.exit.weight
-                (weight if place.half is None else weight.chunk(2)[place.half]).add_(delta)
-
-
-class LongerPrompts:
-    """The base, asked with what an edit puts before every question."""
-
-    def __init__(self, vlm: VLM, one: Made):
-        self.base, self.one = EditedModel(vlm), one
-
-    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
-        return self.base.generate(images, [self.one.read(question) for question in questions], **settings)
-
-    def answer(self, image: Any, question: str, most: int) -> Any:
-        return self.base.answer(image, self.one.read(question), most)
-
-
-class BesideByHand:
-    """The base with something put beside a block by hand, for every row."""
-
-    def __init__(self, vlm: VLM, edit: Edit):
-        self.base, self.edit = EditedModel(vlm), edit
-
-    def site(self) -> str:
-        raise NotImplementedError
-
-    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-    def _acting(self) -> Any:
-        return site_changed(self.base.vlm, self.base.vlm.resolve_site(self.site()), self.put)
-
-    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
-        with self._acting():
-            return self.base.generate(images, questions, **settings)
-
-    def answer(self, image: Any, question: str, most: int) -> Any:
-        with self._acting():
-            return self.base.answer(image, question, most)
-
-
-class ExpertByHand(BesideByHand):
-    """One expert, its two matrices multiplied out."""
-
-    def site(self) -> str:
-        return str(self.edit.payload.meta["site"])  # type: ignore[union-attr]
-
-    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        held = self.edit.payload.tensors  # type: ignore[union-attr]
-        first, second = held["widen"] @ held["read"].T, held["write"] @ held["narrow"].T
-        return y + (torch.relu(x.to(first) @ first.T) @ second.T).to(y)
-
-
-class NeuronsByHand(BesideByHand):
-    """Neurons one after the other."""
-
-    def site(self) -> str:
-        return next(iter(self.edit.weights))  # type: ignore[arg-type]
-
-    def put(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        ((_, neurons),) = self.edit.weights.items()  # type: ignore[union-attr]
-        for key, bias, value in zip(neurons.keys, neurons.biases, neurons.values, strict=True):
-            y = y + torch.relu((x.to(key) * key).sum(-1, keepdim=True) + bias).mul(value).to(y)
-        return y
-
-
-class ByHand:
-    """The base with the output of a site replaced at the last prompt token, for every row."""
-
-    def __init__(self, vlm: VLM, edit: Edit):
-        self.base, self.edit = EditedModel(vlm), edit
-
-    def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
-        vlm, payload = self.base.vlm, self.edit.payload
-        assert payload is not None
-        last, seen = vlm.encode(images, questions).prompt_mask.shape[1] - 1, [0]
-
-        def put(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            start = 0 if y.shape[1] > last else seen[0]  # without a cache every pass begins at the start
-            if start <= last < start + y.shape[1]:
-                y = y.clone()
-                y[:, last - start] = payload.tensors["value"]
-            seen[0] += y.shape[1]
-            return y
-
-        with site_changed(vlm, vlm.resolve_site(payload.meta["site"]), put):
-            return self.base.generate(images, questions, **settings)
-
-
-class Beside(torch.nn.Module):
-    """An MLP block with a linear beside it; what else the block gives (what its router says) is handed on."""
-
-    def __init__(self, block: torch.nn.Module, weight: torch.Tensor):
-        super().__init__()
-        self.block, self.weight = block, weight
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = self.block(x, *args, **kwargs)
-        out = found[0] if isinstance(found, tuple) else found
-        out = out + (x @ self.weight.T).reshape(out.shape)
-        return (out, *found[1:]) if isinstance(found, tuple) else out
 
 
 @cache

@@ -12,7 +12,8 @@ import torch
 from vledit.errors import InputError
 from vledit.vlm.decoding import no_drafts
 
-from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, logits, reference
+from .references import reference
+from .rows import LONG, REQUEST, ROWS, asked, assistant, base_says, logits
 
 
 def said(rows):

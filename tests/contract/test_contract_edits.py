@@ -12,7 +12,8 @@ from vledit.errors import InputError
 from vledit.vlm.acting import VISION
 from vledit.vlm.site import BLOCK
 
-from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, hooks, logits, reference, weights_digest
+from .references import reference
+from .rows import LONG, REQUEST, ROWS, UNRELATED, asked, hooks, logits, weights_digest
 
 ROUNDS = 100
 
@@ -139,7 +140,8 @@ def test_generate_gives_the_answer(one):
     rows = ROWS[:2]
     fired = [decision.fired for decision in model.route(*zip(*rows, strict=True))]
     read = [one.read(question) if acts else question for (_, question), acts in zip(rows, fired, strict=True)]
-    length = one.vlm.encode([image for image, _ in rows], read).input_ids.shape[1]
+    soft = [one.soft if acts else None for acts in fired]
+    length = one.vlm.encode([image for image, _ in rows], read, None, soft).input_ids.shape[1]
     out = asked(model, rows, do_sample=False, max_new_tokens=6, suppress_tokens=None)
     texts = [one.vlm._prompter.text(ids) for ids in out[:, length:].tolist()]
     assert texts == [model.answer(*row, 6).text for row in rows]

@@ -184,7 +184,7 @@ def _gemma4(layers: int, text: dict[str, Any]) -> tuple[Any, Any]:
     settings = {"layer_types": ["sliding_attention"] * (layers - 1) + ["full_attention"], "sliding_window": 16}
     settings |= {"head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 8}
     size = len(tokenizer) + 4
-    settings |= {"vocab_size": size, "vocab_size_per_layer_input": size - 1, "final_logit_softcapping": 30.0}
+    settings |= {"vocab_size": size, "vocab_size_per_layer_input": size + 1, "final_logit_softcapping": 30.0}
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "pooling_kernel_size": 2}
     vision |= {"position_embedding_size": 64}
