@@ -283,7 +283,11 @@ def with_others(proven: dict[str, Any]) -> dict[str, Any]:
     kept = json.loads(TWIN.read_text())
     whole = set(kept) <= set(proven)
     run = proven["run"] if whole else {**kept["run"], "clauses": proven["run"]["clauses"], "not_run": NOT_RUN}
-    return {**kept, **proven, "run": run}
+    joined = {**kept, **proven, "run": run}
+    new = [clause for clause in run["clauses"] if clause not in kept["run"]["clauses"]]
+    for row in [row for name, row in joined.items() if name != "run" and "by_editor" not in row]:
+        row["not_run"] = new
+    return joined
 
 
 def write(proven: dict[str, Any], show: bool) -> int:

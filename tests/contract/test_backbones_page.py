@@ -37,7 +37,7 @@ def test_the_page_says_what_the_twin_says(backbones, proven):
 
 
 def test_every_family_was_run(proven):
-    """With every editor, but for the cells that `rows.LEFT_OUT` names; rows of older runs (without counts) with the first three."""
+    """With every editor, but for the cells that `rows.LEFT_OUT` names; older runs (rows without counts) with the first three."""
     assert set(FAMILIES) == set(proven) - {"run"}, AGAIN
     assert set(registry.family_names()) <= {row["family"] for row in proven.values() if "family" in row}, AGAIN
     for name in FAMILIES:
