@@ -248,7 +248,7 @@ def _later(families: dict[str, Any], date: str) -> list[str]:
 
 def _mark(row: dict[str, Any], clause: str) -> str:
     red = [cell.removeprefix(f"{clause}: ") for cell in row["failed"] if cell.startswith(f"{clause}: ")]
-    if clause in row.get("not_run", ()):
+    if not red and clause in row.get("not_run", ()):
         return "·"
     return "✗ " + ", ".join(red) if red else "✓"
 
