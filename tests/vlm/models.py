@@ -21,16 +21,17 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from vledit.vlm import VLM, registry
 
-from . import more_models, qwen_llava_models, today_models
+from . import more_models, qwen_llava_models, tiled_models, today_models
 from .tokens import SIZE, TEXT, llama_tokenizer, opt_tokenizer, pocket_tokenizer
 
 __all__ = ["SIZE", "TEXT", "llama_tokenizer", "opt_tokenizer", "pocket_tokenizer"]
 
 QUESTIONS = ["What is shown in the picture?", "Which animal is this?", "Who made this thing here, and what is it for?"]
 ANSWERS = ["a cat", "golden retriever", "tea"]
-BUILDERS = {**qwen_llava_models.BUILDERS, **more_models.BUILDERS, **today_models.BUILDERS}
+TODAY = {**today_models.BUILDERS, **tiled_models.BUILDERS}
+BUILDERS = {**qwen_llava_models.BUILDERS, **more_models.BUILDERS, **TODAY}
 FAMILIES = ("blip2", "minigpt4", "pocket", *BUILDERS)
-FIRST = tuple(name for name in FAMILIES if name not in today_models.BUILDERS)
+FIRST = tuple(name for name in FAMILIES if name not in TODAY)
 """Those that all tests of this folder run on; the others have tests of their own (`test_today_families`) and the contract."""
 QUERY_TOKENS = 4
 

@@ -414,7 +414,7 @@ class PreparedCase:
 def _without_pictures(encoded: Encoded) -> Encoded:
     """What the part above the trunk reads; the pixels are below it."""
     inputs = {name: value for name, value in encoded.model_inputs.items() if name not in encoded.picture_sizes}
-    return replace(encoded, model_inputs=inputs, picture_sizes={})
+    return replace(encoded, model_inputs=inputs, picture_sizes={}, pictures={})
 
 
 def _identity(image: object) -> Any:

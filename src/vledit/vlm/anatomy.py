@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import InputError, VLEditError
 
-_FINISHING = ("final_layer_norm", "norm", "project_out")  # project_out: the OPT of 350M only
+_FINISHING = ("final_layer_norm", "norm", "embedding_norm", "project_out")
+"""`embedding_norm`: LFM2's last norm; `project_out`: the OPT of 350M only."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,20 @@ def dissect(model: Any) -> Anatomy:
         if decoder is None:
             raise VLEditError(f"no decoder layers found in {type(model).__name__}")
     causal = getattr(model, "language_model", None)
-    if causal is None or not hasattr(causal, "generate") or causal.get_output_embeddings() is None:
+    if (
+        causal is None
+        or _reads_pictures(model)
+        or not hasattr(causal, "generate")
+        or causal.get_output_embeddings() is None
+    ):
         causal = model
     return Anatomy(causal, decoder, decoder.layers, causal.get_output_embeddings())
+
+
+def _reads_pictures(model: Any) -> bool:
+    """Whether a model that holds a whole language model takes pictures, or none, itself (Llama 4; BLIP-2 wants one)."""
+    given = signature(type(model).forward).parameters
+    return "mm_encoder_outputs" in given and "pixel_values" in given and given["pixel_values"].default is None
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:

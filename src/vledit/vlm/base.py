@@ -296,6 +296,12 @@ class VLM:
         tensors, encoded.picture_sizes = joined(pictures)
         for name, value in tensors.items():
             encoded.model_inputs[name] = value.to(self.device, self.dtype if value.is_floating_point() else None)
+        if self.family.joined is not None and tensors:
+            encoded.joined, encoded.pictures = (
+                self.family.joined,
+                {name: encoded.model_inputs[name] for name in tensors},
+            )
+            encoded.model_inputs |= self.family.joined(encoded.pictures)
         if self.family.text_inputs is not None:
             encoded.model_inputs |= self.family.text_inputs(self.model, encoded)
         return encoded

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from .families import IMAGE_MARK, QUESTION_MARK
+from .families import IMAGE_MARK, QUESTION_MARK, Family
 
 _WORD = "vledit-question-goes-here"
 
@@ -38,3 +39,23 @@ def _without_start(tokenizer: Any, text: str) -> str:
 def answer_prefix(prompt: str) -> str:
     """What models write before an answer: a blank, but not at the start of a line or after a blank."""
     return "" if not prompt or prompt[-1].isspace() or prompt.endswith("|>") else " "
+
+
+def as_the_processor_says(family: Family, processor: Any, mark: str) -> Family:
+    """A family with the prompts of the chat template that a checkpoint carries; without one, the family as it is written.
+
+    Args:
+        mark: what the template writes for a picture.
+    """
+    found = chat_prompts(processor, mark)
+    if found is None:
+        return replace(family, complete=None)
+    prompt, text_prompt = found
+    return replace(
+        family,
+        prompt=prompt,
+        text_prompt=text_prompt,
+        image_text=IMAGE_MARK,
+        answer_prefix=answer_prefix(prompt),
+        complete=None,
+    )

@@ -66,10 +66,11 @@ def decode(vlm: VLM, encoded: Encoded, **settings: Any) -> Any:
         del settings["prefill_chunk_size"]
     causal: Any = vlm.anatomy.causal
     with vlm.lock, torch.inference_mode(), exact_convolutions(vlm.device):
-        if causal is vlm.model:
+        if causal is vlm.model and vlm.family.embedded is None:
             embedded = vlm.family.decoding(causal, encoded) if vlm.family.decoding else nullcontext()
         else:
-            prompts = vlm.language_inputs(encoded)["inputs_embeds"]
+            own = vlm.family.embedded
+            prompts = own(causal, encoded) if own else vlm.language_inputs(encoded)["inputs_embeds"]
             embedded = prompt_embedded(causal, vlm.model.get_input_embeddings(), prompts)
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         with embedded:

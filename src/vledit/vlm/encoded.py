@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,8 @@ class Encoded:
         answer_mask: (B, T) bool, the answer's tokens and the end of the answer (EOS); all False for prompts only.
         has_image: (B,) bool.
         picture_sizes: for those of `model_inputs` that belong to pictures, how much of dimension 0 is each row's.
+        pictures, joined: where the model takes pictures in another form (`Family.joined`), they row after row along dimension 0,
+            which is what `picture_sizes` then speaks of; and what makes that form of them.
         soft_mask, soft: (B, T) bool and (n, E): tokens of the prompt that have no word and are embedded so, row after row
             (`acting.soft_prompts` puts them in); None: there are none.
     """
@@ -91,6 +93,8 @@ class Encoded:
     answer_mask: Tensor
     has_image: Tensor
     picture_sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    joined: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     soft_mask: Tensor | None = None
     soft: Tensor | None = None
 
@@ -144,11 +148,15 @@ class Encoded:
             if name not in self.picture_sizes:
                 inputs[name] = value.index_select(value.ndim - 2, index)
                 continue
+            value = self.pictures.get(name, value)
             of_row = torch.arange(len(value)).split(self.picture_sizes[name])
             entries = torch.cat([of_row[row] for row in index.tolist()])
             if len(entries):  # by index: joining pieces anew would change the memory layout, and with it the last bits
                 inputs[name] = value[entries.to(value.device)]
                 sizes[name] = tuple(len(of_row[row]) for row in index.tolist())
+        pictures = {name: inputs[name] for name in sizes} if self.joined else {}
+        if self.joined and pictures:
+            inputs |= self.joined(pictures)
         soft_mask = soft = None
         if self.soft is not None and self.soft_mask is not None:
             soft_mask = self.soft_mask[index]
@@ -162,6 +170,8 @@ class Encoded:
             self.answer_mask[index],
             self.has_image[index],
             sizes,
+            pictures,
+            self.joined,
             soft_mask,
             soft,
         )

@@ -59,11 +59,15 @@ class Family:
         load_processor: (folder or id, config) → processor; None: transformers' `AutoProcessor` finds it.
         read_pictures: (processor, PIL pictures of one row, question) → what the image processor returns for them; None:
             `processor.image_processor` with the processor's own defaults.
+        joined: tensors of all pictures of a batch, picture by picture along dimension 0 → what the model is called with; for
+            models that take them in another form (patches along another dimension, numbers counted through the batch).
         text_inputs: (model, batch) → further (B, T) or (·, B, T) tensors the model is called with, token by token:
             multi-dimensional `position_ids`, token types.
         after_projection: (text config, logits) → logits, what the model does after the vocabulary projection, number by
             number (soft-capping).
         decoding: (model, prompts) → a context around `generate`, where transformers does not decode it rightly by itself.
+        embedded: (model, prompts) → (B, T, E), the prompts with their pictures put in; for classes whose pictures `generate`
+            cannot repeat for beams nor cut into pieces.
         whole_prompts: the class reads a prompt with a picture in one piece only, so that prefill in chunks is ignored.
         drafts: whether transformers' class can take back a draft, as assisted decoding does.
         image_size: (processor, config) → (width, height) of the model's own input, where the config does not say.
@@ -95,9 +99,11 @@ class Family:
     prepare: Callable[[], None] | None = None
     load_processor: Callable[[str, Any], Any] | None = None
     read_pictures: Callable[[Any, Sequence[Any], str], Mapping[str, Any]] | None = None
+    joined: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     text_inputs: Callable[[Any, Encoded], dict[str, Tensor]] | None = None
     after_projection: Callable[[Any, Tensor], Tensor] | None = None
     decoding: Callable[[Any, Encoded], AbstractContextManager[None]] | None = None
+    embedded: Callable[[Any, Encoded], Tensor] | None = None
     whole_prompts: bool = False
     drafts: bool = True
     image_size: Callable[[Any, Any], tuple[int, int]] | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .measures import is_plain
+from .places import first
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -73,7 +74,7 @@ def passes_gradient(module: Any) -> bool:
     """Whether a linear's output has a gradient to its input that is not zero."""
     x = _like_inputs(module, torch.ones(2, module.in_features)).requires_grad_()
     try:
-        y = module(x)
+        y = first(module(x))  # a router gives two things
         (gradient,) = torch.autograd.grad(y.float().square().sum(), x, allow_unused=True)
     except RuntimeError:  # there is none, or the kernel has no way back
         return False

@@ -61,7 +61,18 @@ def _placeholders(family: Family, processor: Any, config: Any, read: Any, count:
             f"processor: {type(processor).__name__} does not say how a picture is written in a prompt, and family "
             f"'{family.name}' gives no number of placeholders. Use transformers 5.23 or newer."
         )
-    return tuple(processor.replace_image_token(read, image_idx=index) for index in range(count))
+    own = _own_settings(processor)
+    return tuple(processor.replace_image_token(read, image_idx=index, **own) for index in range(count))
+
+
+def _own_settings(processor: Any) -> dict[str, Any]:
+    """What a processor tells its `replace_image_token` when it is called as a whole: its settings beside the usual ones."""
+    from transformers.processing_utils import ProcessingKwargs
+
+    asked = getattr(processor, "valid_processor_kwargs", ProcessingKwargs).__annotations__
+    usual = ProcessingKwargs.__annotations__
+    names = [name for name in asked if name not in usual] + ["image_token_divisor"]
+    return {name: value for name in names if (value := getattr(processor, name, None)) is not None}
 
 
 def writes_pictures(processor: Any) -> bool:
