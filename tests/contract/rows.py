@@ -203,7 +203,12 @@ def half(family: str) -> VLM:
 
 def copied(vlm: VLM, dtype: torch.dtype | None = None) -> VLM:
     """A model of its own with the same weights."""
-    return VLM(copy.deepcopy(vlm.model).to(dtype or vlm.dtype), vlm.processor, vlm.family, vlm.name)
+    model = copy.deepcopy(vlm.model).to(dtype or vlm.dtype)
+    for name, buffer in vlm.model.named_buffers():
+        if buffer.is_complex():  # Llama 4's rotations, of which `to` leaves the real part
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, buffer.clone())
+    return VLM(model, vlm.processor, vlm.family, vlm.name)
 
 
 def logits(model: EditedModel, image: object, question: str, tokens: int = 3) -> torch.Tensor:

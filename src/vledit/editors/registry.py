@@ -6,7 +6,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..errors import UnknownNameError
+from ..errors import InputError, UnknownNameError
+from ..vlm.site import BLOCK, Site, expert_of
 
 _OWN = {
     "balancedit": (
@@ -78,4 +79,16 @@ def editor_class(name: str) -> Any:
 def editor(name: str, **settings: Any) -> Any:
     """An editor ready for use.  Raises: UnknownNameError for an unknown editor or setting, InputError for an unfit value."""
     cls = editor_class(name)
-    return cls(cls.Config.from_settings(settings))
+    config = cls.Config.from_settings(settings)
+    refuse_an_expert(cls, getattr(config, "site", "") or "")
+    return cls(config)
+
+
+def refuse_an_expert(cls: Any, site: str) -> None:
+    """Raises: InputError where an edit that is found by a key would act at a named expert of a mixture."""
+    if cls.gated and site and expert_of(Site.parse(site).role) is not None:
+        raise InputError(
+            f"site: '{site}' is one expert of a mixture. {cls.name} decides by a key whether an edit acts, and what is decided "
+            "would hold only where the router sends the token to this expert. Edit the whole block, "
+            f"'{site.partition('.')[0]}.{BLOCK}', or take an editor that writes weights (ft, mend, t_patcher)."
+        )

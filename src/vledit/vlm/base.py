@@ -30,7 +30,7 @@ from .gradients import passing_gradients
 from .hooks import Transformation, Transforms, as_rows, call_until, record_calls, recording, transformed
 from .picture_inputs import PictureInputs, joined, own_size, read_row
 from .pictures import open_picture
-from .places import Place, entering
+from .places import Place
 from .prompts import Prompt, Prompter
 from .site import BLOCK, ROLES, Site
 from .surroundings import lasting, made_ordinary, on_cpu_unless_named
@@ -390,7 +390,8 @@ class VLM:
         trunk = self.raise_trunk(trunk, site.layer)
         with self.lock, torch.inference_mode(False), torch.no_grad():
             layer, call = self.layers[site.layer], trunk.calls[0]
-            entered = entering(*call_until(lambda: layer(trunk.hidden, **call.inputs), self.site_place(site).entry))
+            place = self.site_place(site)
+            entered = place.take(*call_until(lambda: layer(trunk.hidden, **call.inputs), place.entry))
         return entered.reshape(*trunk.hidden.shape[:2], -1)  # OPT flattens (B, T, H) before its MLP
 
     @lasting

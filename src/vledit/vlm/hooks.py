@@ -171,6 +171,24 @@ def recording(modules: Mapping[str, nn.Module], inputs: bool = False) -> Iterato
 
 
 @contextmanager
+def arguments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[tuple, dict[str, Any]]]]:
+    """Within the context, keeps what each module was last called with, by its name in `modules`."""
+    seen: dict[str, tuple[tuple, dict[str, Any]]] = {}
+    handles = []
+    try:
+        for name, module in modules.items():
+
+            def keep(_module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
+                seen[name] = (args, kwargs)
+
+            handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def site_changed(vlm: VLM, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within the context, the site's output y becomes `change(x, y)`; x: (B, T, in), y: (B, T, out).
 
@@ -187,19 +205,19 @@ def site_changed(vlm: VLM, site: Site, change: Callable[[Tensor, Tensor], Tensor
         shape[:] = [(batch, length)]
 
     def note_input(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        entered[:] = [entering(args, kwargs)]
+        entered[:] = [place.take(args, kwargs)]
 
-    def apply(_module: nn.Module, _args: tuple, output: Any) -> Any:
+    def apply(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         x = entered.pop()
         changed = change(x.reshape(*shape[0], -1), place.read(output).reshape(*shape[0], -1))
-        return place.write(output, changed)
+        return place.write(output, changed, args, kwargs)
 
     with vlm.lock:
         handles = []
         try:
             handles.append(vlm.layers[site.layer].register_forward_pre_hook(note_shape, with_kwargs=True))
             handles.append(place.entry.register_forward_pre_hook(note_input, with_kwargs=True))
-            handles.append(place.exit.register_forward_hook(apply))
+            handles.append(place.exit.register_forward_hook(apply, with_kwargs=True))
             yield
         finally:
             for handle in handles:

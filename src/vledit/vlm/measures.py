@@ -55,6 +55,8 @@ def weight_of(vlm: VLM, site: Site) -> Tensor:
     kind = type(found.exit).__name__
     if site.role == BLOCK:
         reason = "it is a whole MLP block, which has no one weight"
+    elif found.expert is not None:
+        reason = "the weights of all experts are one tensor, and a change acts beside one of them"
     elif found.half is not None:
         reason = "it is one half of a fused linear"
     elif type(found.exit) is not nn.Linear:

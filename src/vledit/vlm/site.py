@@ -8,11 +8,22 @@ from ..errors import InputError, UnknownNameError
 
 BLOCK = "mlp"
 LAYER = "layer"
-ROLES = ("mlp.in", "mlp.up", "mlp.out", BLOCK, LAYER)
+SHARED = ("mlp.shared.in", "mlp.shared.up", "mlp.shared.out")
+EXPERT = "mlp.expert."
+ROLES = ("mlp.in", "mlp.up", "mlp.out", BLOCK, LAYER, *SHARED)
 """`mlp.in`: `gate_proj` where the MLP is gated, else its first linear; `mlp.up`: `up_proj`, else the first linear;
 `mlp.out`: `down_proj` or the second linear.  These are there where the layer has such a linear.  `mlp`: the whole block, what
 enters it → what leaves it, whatever is inside (experts, a fused linear, a mixer); every layer has it.  `layer`: the
-whole decoder layer, what enters it → what leaves it."""
+whole decoder layer, what enters it → what leaves it.  `mlp.shared.…`: the linears of a mixture's expert that all tokens pass.
+
+Besides these `mlp.expert.3`: a named expert of a mixture, counted from 0.  What enters it → what leaves it; a change of it
+reaches the tokens that the router sends there, by the weight that the router gives them."""
+
+
+def expert_of(role: str) -> int | None:
+    """The expert that a role names; None where it names none."""
+    number = role.removeprefix(EXPERT)
+    return int(number) if role.startswith(EXPERT) and number.isdecimal() else None
 
 
 @dataclass(frozen=True, order=True)
@@ -23,15 +34,15 @@ class Site:
 
     Args:
         layer: 0-based index of the decoder layer; negative counts from the end.
-        role: one of `ROLES`.
+        role: one of `ROLES`, or `mlp.expert.<number>`.
     """
 
     layer: int
     role: str
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise UnknownNameError("site role", self.role, ROLES)
+        if self.role not in ROLES and expert_of(self.role) is None:
+            raise UnknownNameError("site role", self.role, (*ROLES, f"{EXPERT}0"))
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
@@ -48,7 +59,7 @@ class Site:
         except ValueError:
             raise InputError(
                 f"site '{text}' does not start with a layer number. Write <layer>.<role>, e.g. '-1.mlp.out'; "
-                f"roles: {', '.join(ROLES)}."
+                f"roles: {', '.join(ROLES)}, {EXPERT}<number>."
             ) from None
         return cls(number, role)
 

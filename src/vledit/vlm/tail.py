@@ -8,7 +8,8 @@ that predict the answer's tokens are computed; the vocabulary projection can be 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .encoded import Trunk
 from .gradients import passing_gradients
-from .hooks import Transformation, recording, site_changed
+from .hooks import Transformation, arguments, recording, site_changed
 from .measures import is_plain
-from .places import is_gated, place, roles
-from .site import BLOCK, LAYER, Site
+from .places import Place, is_gated, n_experts, place, roles
+from .site import BLOCK, EXPERT, LAYER, Site
 from .surroundings import on_cpu_unless_named
 
 if TYPE_CHECKING:
     from .base import VLM
+
+BESIDE = ("mlp.shared.", EXPERT)
+"""Sites in a mixture, whose sum with the other experts is left to the layer itself."""
 
 _NORM = "norm"
 """In the name of every norm of a layer; what enters the one before the MLP is what the MLP's output is added to."""
@@ -56,6 +60,7 @@ class SiteTail:
             raise InputError("answers: the batch was encoded without answers; there is nothing to train on.")
         self.vlm = vlm
         self.site = vlm.resolve_site(site)
+        vlm.site_place(self.site)
         self.targets, self.target_rows = encoded.targets, encoded.target_rows
         self._read_weights: dict[nn.Module, Tensor] = {}
         self._trunk = vlm.raise_trunk(trunk, self.site.layer)
@@ -81,12 +86,13 @@ class SiteTail:
         with vlm.lock, torch.inference_mode(False), torch.no_grad():
             with (
                 recording({role: found.exit for role, found in places.items()}) as outputs,
-                recording({"site": places[self.site.role].entry}, inputs=True) as inputs,
+                arguments({"site": places[self.site.role].entry}) as given,
                 recording(norms, inputs=True) as residuals,
             ):
                 self._layer_output = layer(trunk.hidden, **self._call.inputs)
             at = {role: self._pick(places[role].read(value), shape) for role, value in outputs.items()}
-            self.inputs = self._pick(inputs["site"], shape)
+            self.inputs = self._pick(places[self.site.role].take(*given["site"]), shape)
+            self._check_routing(places[self.site.role], given["site"], shape)
             self._base = at[self.site.role]
             self._rest = None
             for value in residuals.values():
@@ -95,6 +101,22 @@ class SiteTail:
                 rest = _rest_of_layer(layer, self.site.role, at, self._pick(value, shape))
                 if rest is not None and self._agrees(rest):
                     self._rest = rest
+
+    def _check_routing(self, found: Place, given: tuple[tuple, dict[str, Any]], shape: torch.Size) -> None:
+        """Raises: InputError where the site is an expert that no token which predicts the answer is sent to."""
+        if found.expert is None or bool(self._pick(found.weights(*given), shape)[self.predicts].any()):
+            return
+        layer = self.vlm.layers[self.site.layer]
+        chosen = [
+            number
+            for number in range(n_experts(layer))
+            if bool(self._pick(replace(found, expert=number).weights(*given), shape)[self.predicts].any())
+        ]
+        raise InputError(
+            f"site '{self.site}': none of the tokens that predict the answer is sent to this expert, so that a change of it does "
+            f"nothing there; they are sent to {', '.join(map(str, chosen))}. Name one of these, or edit the whole block, "
+            f"'{self.site.layer}.{BLOCK}'."
+        )
 
     def _pick(self, value: Tensor, shape: torch.Size) -> Tensor:
         return value.reshape(*shape, -1)[self.positions]
@@ -205,6 +227,8 @@ def _rest_of_layer(
     after = next((norm for norm in norms if norm is not None), nn.Identity())
     if role == LAYER:
         return lambda site_output: site_output
+    if role.startswith(BESIDE):
+        return None
     if role in ("mlp.out", BLOCK):
         return lambda site_output: residual + after(site_output)
     act = getattr(layer, "activation_fn", None) or getattr(getattr(layer, "mlp", None), "act_fn", None)
