@@ -102,6 +102,7 @@ def page(found: dict[str, Any], date: str) -> str:
         "A test builds them again and compares: a new transformers release shows up there.",
         "",
         "Sites: `block` is the site `mlp`, the whole MLP block of a layer; `linears` are `mlp.in`, `mlp.up` and `mlp.out`;",
+        "`shared` are the linears of a mixture's expert that all tokens pass, `mlp.shared.in`, `.up` and `.out`;",
         "every layer has the site `layer`, too.",
         "Where not all layers have one, the number that have is given. Recurrent layers carry a state from token to token",
         "(gated delta nets, Mamba, short convolutions) instead of attending.",
@@ -120,15 +121,18 @@ def page(found: dict[str, Any], date: str) -> str:
 
 def _sites(one: dict[str, Any]) -> str:
     sites, layers = one["sites"], one["layers"]
-    linears = {role: count for role, count in sites.items() if role != "mlp"}
+    linears = {role: count for role, count in sites.items() if role in ("mlp.in", "mlp.up", "mlp.out")}
     parts = []
     if linears:
         whole = len(linears) == 3 and len(set(linears.values())) == 1
         names = "linears" if whole else ", ".join(f"`{role}`" for role in linears)
         few = min(linears.values())
         parts.append(names if few == layers else f"{names} ({few})")
-    block = sites.get("mlp", 0)
-    return ", ".join([*parts, "block" if block == layers else f"block ({block})"])
+    block, shared = sites.get("mlp", 0), sites.get("mlp.shared.out", 0)
+    parts.append("block" if block == layers else f"block ({block})")
+    if shared:
+        parts.append("shared" if shared == layers else f"shared ({shared})")
+    return ", ".join(parts)
 
 
 def main() -> int:
