@@ -68,7 +68,8 @@ def dissect(model: Any) -> Anatomy:
 def _reads_pictures(model: Any) -> bool:
     """Whether a model that holds a whole language model takes pictures, or none, itself (Llama 4; BLIP-2 wants one)."""
     given = signature(type(model).forward).parameters
-    return "mm_encoder_outputs" in given and "pixel_values" in given and given["pixel_values"].default is None
+    taken = "mm_encoder_outputs" in given and "pixel_values" in given and given["pixel_values"].default is None
+    return taken and model.get_output_embeddings() is not None
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
