@@ -24,8 +24,13 @@ def load(settings: ServeSettings) -> EditedModel:
     """The model that the settings name, without edits."""
     from ..loading import load as load_model
 
-    given = {"quantization": settings.quantization, "adapter": settings.adapter}
-    return load_model(settings.model, settings.device, settings.dtype, **given)
+    return load_model(
+        settings.model,
+        settings.device,
+        settings.dtype,
+        quantization=settings.quantization,
+        adapter=settings.adapter,
+    )
 
 
 def build(settings: ServeSettings, opener: Opener) -> Any:
