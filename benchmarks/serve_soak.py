@@ -2,18 +2,22 @@
 
     python benchmarks/serve_soak.py --minutes 30
 
-Six clients ask; two order edits, disable, enable, remove and restore them.  Ends with exit code 1 where anything failed or the
-second half of the run took more memory than the first by over a tenth.
+Six clients ask; two order edits, disable, enable, remove and restore them.  Ends with exit code 1 where anything failed, the
+server ended, or the last quarter of the run took more memory than the second by over a tenth.  `--samples` writes the memory,
+and how many answers and edits there were, every few seconds as CSV; `--log` keeps the server's log.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import random
+import shutil
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from serving import QUESTION, Client, brand_pictures, memory, quantile, served
@@ -26,15 +30,19 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=1, help="of torch")
     options.add_argument("--store", default="soak.db", help="a file, or the URL of a PostgreSQL database")
+    options.add_argument("--patience", type=float, default=120, help="seconds a client waits for one answer or edit")
+    options.add_argument("--samples", type=Path, help="CSV of seconds, resident MB, answers, edits, failures")
+    options.add_argument("--log", type=Path, help="where the server's log is put at the end")
     given = options.parse_args()
     pictures = [url for _, url in brand_pictures(32)]
     asked: list[float] = []
     edited: list[float] = []
     failed: list[str] = []
     sizes: list[int] = []
+    rows: list[tuple[int, float, int, int, int]] = []
 
     def ask(number: int, address: str, until: float) -> None:
-        client, dice = Client(address), random.Random(given.seed + number)
+        client, dice = Client(address, given.patience), random.Random(given.seed + number)
         while time.monotonic() < until:
             began = time.monotonic()
             status, text = client.ask(
@@ -46,7 +54,7 @@ def main() -> None:
                 failed.append(f"ask: {status} {text}")
 
     def edit(number: int, address: str, until: float) -> None:
-        client, dice, turn = Client(address), random.Random(given.seed + 100 + number), 0
+        client, dice, turn = Client(address, given.patience), random.Random(given.seed + 100 + number), 0
         live: list[str] = []
         while time.monotonic() < until:
             turn += 1
@@ -58,7 +66,7 @@ def main() -> None:
                 "image": dice.choice(pictures),
             }
             status, _, job = client.call("POST", "/v1/edits", {**body, "id": id, "probes": "none"})
-            document = client.job(job["id"]) if status == 202 else {"status": status, "error": job}
+            document = client.job(job["id"], given.patience) if status == 202 else {"status": status, "error": job}
             if document["status"] == "done":
                 edited.append(time.monotonic() - began)
                 if document["result"]["edit"] == id:
@@ -74,20 +82,35 @@ def main() -> None:
                 client.call("POST", f"/v1/edits/{live.pop(0)}/remove", {})
             time.sleep(2)
 
+    def guarded(work: Callable[[int, str, float], None], number: int, address: str, until: float) -> None:
+        try:
+            work(number, address, until)
+        except Exception as error:  # a client that stops silently would make the rest look well
+            failed.append(f"{work.__name__} {number}: {type(error).__name__}: {error}")
+
+    began, ended = time.monotonic(), None
     with (
         tempfile.TemporaryDirectory() as folder,
         served(Path(folder), "--store", given.store, threads=given.threads) as (address, process),
     ):
         until = time.monotonic() + 60 * given.minutes
-        clients = [threading.Thread(target=ask, args=(n, address, until)) for n in range(6)]
-        clients += [threading.Thread(target=edit, args=(n, address, until)) for n in range(2)]
+        clients = [threading.Thread(target=guarded, args=(ask, n, address, until)) for n in range(6)]
+        clients += [threading.Thread(target=guarded, args=(edit, n, address, until)) for n in range(2)]
         for client in clients:
             client.start()
-        while time.monotonic() < until:
+        while time.monotonic() < until and (ended := process.poll()) is None:
             sizes.append(memory(process.pid))
+            rows.append((round(time.monotonic() - began), sizes[-1] / 1e6, len(asked), len(edited), len(failed)))
             time.sleep(min(2.0, 6 * given.minutes))
+        if ended is not None:
+            failed.insert(0, f"the server ended with exit code {ended} after {time.monotonic() - began:.0f} s")
         for client in clients:
             client.join()
+        if given.samples is not None:
+            with given.samples.open("w", newline="") as stream:
+                csv.writer(stream).writerows([("seconds", "resident_mb", "answers", "edits", "failed"), *rows])
+        if given.log is not None:
+            shutil.copy(Path(folder) / "server.log", given.log)
     half = len(sizes) // 2
     first, second = sizes[half // 2 : half] or sizes, sizes[half + half // 2 :] or sizes  # without the warming up
     growth = (sum(second) / len(second)) / (sum(first) / len(first)) - 1

@@ -63,9 +63,13 @@ def main() -> None:
     options.add_argument("--edits", type=int, default=20)
     options.add_argument("--threads", type=int, default=1, help="of torch")
     options.add_argument("--tokens", type=int, default=0, help="most tokens of an answer; 0: the server's own limit")
+    options.add_argument("--device", default="cpu", help="of the server")
     given = options.parse_args()
     pictures = [url for _, url in brand_pictures(32)]
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), threads=given.threads) as (address, _):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder), "--device", given.device, threads=given.threads) as (address, _),
+    ):
         client = Client(address)
         for number in range(given.edits):
             body = {"question": "What is this?", "answer": f"thing {number}", "image": pictures[number % len(pictures)]}

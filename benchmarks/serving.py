@@ -54,12 +54,13 @@ class Client:
 
     def job(self, id: str, seconds: float = 120) -> dict[str, Any]:
         """A job's document once it is over."""
-        until = time.monotonic() + seconds
+        until, pause = time.monotonic() + seconds, 0.02
         while True:
             document = self.call("GET", f"/v1/edits/jobs/{id}")[2]
             if document["status"] not in ("queued", "running") or time.monotonic() > until:
                 return document
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(0.5, 1.5 * pause)  # looking takes the server's time, too
 
 
 @contextmanager

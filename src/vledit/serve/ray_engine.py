@@ -5,19 +5,31 @@ Every replica loads the model and builds the application itself; the store makes
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, MissingDataError
+from ..errors import InputError, MissingDataError, VLEditError
 from .settings import ServeSettings
 
 if TYPE_CHECKING:
     from ..editors.edited_model import EditedModel
 
 Opener = Callable[[ServeSettings], "EditedModel"]
+STARTING_SECONDS = 300.0
+"""How long the proxies may take to come up.  Ray Serve's own limits are 5 s for one and 60 s for all of them, after which it
+gives up, or kills the proxy and starts another one: on a busy machine none ever comes up then."""
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(STARTING_SECONDS))  # read when Ray Serve is imported
+
+
+class EngineError(VLEditError):
+    """Ray Serve did not come up."""
 
 
 def load(settings: ServeSettings) -> EditedModel:
@@ -68,7 +80,8 @@ def start(
     Args:
         address: of a Ray cluster; None starts one on this machine.
         cpus, gpus: that every replica takes.
-    Raises: InputError for what does not fit together; MissingDataError where Ray Serve is not installed.
+    Raises: InputError for what does not fit together; MissingDataError where Ray Serve is not installed; EngineError where
+        nothing answers after STARTING_SECONDS.
     """
     if replicas < 1:
         raise InputError(f"--replicas: {replicas} given; at least 1 is needed.")
@@ -78,8 +91,11 @@ def start(
         raise InputError("--store: replicas on several machines need one PostgreSQL; give its URL.")
     ray, serve = import_serve()
     if not ray.is_initialized():
+        if address is None:  # Ray gives its workers the niceness 15; whoever waits for an answer has no use for that
+            os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    until = time.monotonic() + STARTING_SECONDS
+    _patiently(ray, until, partial(serve.start, http_options={"host": settings.host, "port": settings.port}))
     limits = settings.limits
     deployment = serve.deployment(
         serve.ingress(partial(build, settings, opener))(),
@@ -89,8 +105,37 @@ def start(
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         graceful_shutdown_timeout_s=settings.drain_seconds,
     )
-    serve.run(deployment.bind(), name="vledit", route_prefix="/")
+    _patiently(ray, until, partial(serve.run, deployment.bind(), name="vledit", route_prefix="/"))
+    here = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    _wait_for(f"http://{here}:{settings.port}/readyz", until)
     return f"http://{settings.host}:{settings.port}"
+
+
+def _patiently(ray: Any, until: float, action: Callable[[], Any]) -> None:
+    """Does it, again where the proxies are not there yet.  Raises: EngineError."""
+    while True:
+        try:
+            action()
+            return
+        except (TimeoutError, ray.exceptions.RayActorError) as error:
+            if time.monotonic() > until:
+                raise EngineError(f"--engine ray: Ray Serve's proxies did not come up ({error}).") from error
+            time.sleep(1)
+
+
+def _wait_for(url: str, until: float) -> None:
+    """Until a replica says that it is ready.  Raises: EngineError."""
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                if response.status == 200:
+                    return
+                what: object = response.status
+        except (urllib.error.URLError, OSError) as error:
+            what = error
+        if time.monotonic() > until:
+            raise EngineError(f"--engine ray: no replica answers at {url} ({what}).")
+        time.sleep(0.5)
 
 
 def stop() -> None:

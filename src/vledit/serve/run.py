@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
+import logging
+import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,24 +21,31 @@ if TYPE_CHECKING:
     from ..editors.edited_model import EditedModel
 
 
+log = logging.getLogger("vledit.serve")
+
+
 class _Server(uvicorn.Server):
     """Tells the application that it is about to stop as soon as the signal comes, so that it takes nothing new."""
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """A signal to stop."""
+        """A signal to stop: its name is logged, so that a server that ended says who ended it."""
+        log.warning("about to stop", extra={"signal": signal.Signals(sig).name})
         app = self.config.app
         app.state.service.draining = True  # type: ignore[union-attr]
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
 
 def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], None] = lambda url: None) -> None:
-    """Serves until SIGTERM or SIGINT; a second one stops at once.
+    """Serves until SIGTERM, SIGINT or SIGHUP; a second one stops at once.
+
+    A crash of the interpreter itself writes the stack of every thread to stderr.
 
     Args:
         started: called with the address once it listens.
     Raises: InputError where the address cannot be listened at.
     """
     logs.set_up(settings.log_format)
+    faulthandler.enable(sys.__stderr__ or 2)
     tracing.set_up()
     listening = _listen(settings.host, settings.port)
     app = create_app(settings, edited)
@@ -44,13 +55,19 @@ def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], N
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        http="h11",  # as tested, whatever else is installed beside it
+        loop="asyncio",
         timeout_graceful_shutdown=round(settings.drain_seconds),
         limit_concurrency=1000,
         h11_max_incomplete_event_size=64 << 10,
     )
     host, port = listening.getsockname()[:2]
     started(f"http://{'[' + host + ']' if ':' in host else host}:{port}")
-    _Server(config).run(sockets=[listening])
+    server = _Server(config)
+    # a terminal that is closed: as any other signal to stop, not a death in mid-answer; `nohup` stays as it is
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)
+    server.run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
