@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Opener = Callable[[ServeSettings], "EditedModel"]
 STARTING_SECONDS = 300.0
 """How long the proxies may take to come up.  Ray Serve's own limits are 5 s for one and 60 s for all of them, after which it
-gives up, or kills the proxy and starts another one: on a busy machine none ever comes up then."""
+gives up, or kills the proxy and starts another one: on a busy machine none may ever come up then."""
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(STARTING_SECONDS))  # read when Ray Serve is imported
 
 
