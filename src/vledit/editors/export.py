@@ -97,7 +97,8 @@ def merged(edited: EditedModel) -> Any:
         weights = {}
         for point, change in edited.always.items():
             try:
-                weights[names[id(point_weight(vlm, point))]] = as_full(change).weight_delta
+                name = names[id(point_weight(vlm, point))]  # first: why there is no weight to change says the most
+                weights[name] = as_full(change).weight_delta
             except InputError as error:
                 raise InputError(f"merge: {error}") from None
         model = copy.deepcopy(vlm.model)
