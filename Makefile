@@ -4,6 +4,8 @@
 #   make test     run the tests
 #   make check    lint, format, types
 #   make contract  every cell of the contract suite, of which make test runs a covering choice
+#   make site     the documentation site, warnings are errors (site/index.html)
+#   make package  the wheel and the source archive, checked (dist/)
 #   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
 # PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test contract check backbones format setup
+.PHONY: demo test contract check backbones site package format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -31,9 +33,17 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .site
 
 backbones: $(STAMP)
 	$(BIN)/python benchmarks/backbones.py
+
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: $(STAMP)
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check dist/*
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
