@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tests.vlm.models import QUESTIONS, picture
+from vledit.data.cache import sha256_bytes
 from vledit.data.case import EditCase, EditRequest, Probe
 from vledit.editors.training.fitting import Fitting, fitting_class
 from vledit.vlm import VLM
@@ -34,7 +35,8 @@ def _root() -> Path:
 
 def fitted(vlm: VLM, editor: str, request: EditRequest, settings: Mapping[str, Any]) -> str:
     """The folder of an editor's fitting to a model, on a request that is asked as it stands; made when it is asked for first."""
-    folder = _root() / f"{editor}-{vlm.fingerprint}"
+    asked = f"{request.question}|{request.answer}|{sorted(settings.items())}"
+    folder = _root() / f"{editor}-{vlm.fingerprint}-{sha256_bytes(asked.encode())[:12]}"
     case = EditCase(request, {"text": (Probe(request.image, request.question),)}, OUTSIDE)
     method = fitting_class(editor)
     with torch.random.fork_rng(devices=[]):
