@@ -146,18 +146,30 @@ class WeighedExpertByHand:
 
 
 class SoftByHand:
-    """The base, for every row of whose prompts some words of its vocabulary that occur in none are embedded as the edit says."""
+    """The base, for every row of whose prompts some words of its vocabulary that occur in none are embedded as the edit says.
+
+    Nor may they occur in an answer: other words are taken until none does.
+    """
 
     def __init__(self, vlm: VLM, one: Made):
         self.vlm, self.soft = vlm, one.soft
 
     def generate(self, images: Any, questions: Any, **settings: Any) -> Any:
         encoded = self.vlm.encode(images, questions, None, [self.soft] * len(images))
-        ids, mask = encoded.input_ids, encoded.soft_mask
         marks = (*self.vlm.tokenizer.all_special_ids, *self.vlm.tokenizer.get_added_vocab().values())
-        used = {*ids.flatten().tolist(), *marks}
-        words = [word for word in range(len(self.vlm.tokenizer)) if word not in used][-len(self.soft) :]
-        ids[mask] = torch.tensor(words * len(images))
+        used = {*encoded.input_ids.flatten().tolist(), *marks}
+        free = [word for word in range(len(self.vlm.tokenizer)) if word not in used]
+        while len(free) >= len(self.soft):
+            words = [free.pop() for _ in self.soft][::-1]
+            found = self._with(words, images, questions, settings)
+            tokens = found if torch.is_tensor(found) else found.sequences
+            if not set(words) & set(tokens[:, -settings["max_new_tokens"] :].flatten().tolist()):
+                return found
+        raise AssertionError("every word of the vocabulary occurs in an answer")
+
+    def _with(self, words: list[int], images: Any, questions: Any, settings: dict[str, Any]) -> Any:
+        encoded = self.vlm.encode(images, questions, None, [self.soft] * len(images))
+        encoded.input_ids[encoded.soft_mask] = torch.tensor(words * len(images))
         encoded.soft = encoded.soft_mask = None
 
         def put(_module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
