@@ -88,8 +88,13 @@ def test_deleting_that_token_changes_the_answer_and_deleting_any_other_does_not(
     assert first_token(vlm, but_keys(found, prompt, LAYERS, 0)) == WORDS[1]  # the key tokens alone are enough
 
 
-NOT_TRACED = {"qwen3_5": "has no attention", "qwen3_5_moe": "has no attention", "mllama": "by cross attention"}
-"""Families to which Algorithm 1 does not apply, and what they are told: layers without attention, a picture without tokens."""
+NOT_TRACED = {
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpm_v_4_6", "minicpm_v_4_7"), "has no attention"),
+    "mllama": "by cross attention",
+    "cohere2_vision": "side by side",
+}
+"""Families to which Algorithm 1 does not apply, and what they are told: layers without attention, a picture without tokens,
+attention and MLP side by side."""
 
 
 # --- against slow references ----------------------------------------------------------------------------------------

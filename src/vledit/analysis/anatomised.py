@@ -32,8 +32,10 @@ def check_traceable(vlm: VLM) -> None:
     """
     for index, layer in enumerate(vlm.layers):
         if isinstance(getattr(layer, "self_attn", None), nn.Module):
-            continue
-        if isinstance(getattr(layer, "cross_attn", None), nn.Module):
+            if any(hasattr(layer, name) for name in _BEFORE_MLP):
+                continue
+            why = "has no norm before its MLP of a known name: attention and MLP stand side by side, and are not taken apart here"
+        elif isinstance(getattr(layer, "cross_attn", None), nn.Module):
             why = (
                 "looks at the picture by cross attention: the picture is none of the prompt's tokens, so that no share of an "
                 "answer can be traced to tokens of it"
