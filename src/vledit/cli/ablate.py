@@ -11,7 +11,18 @@ from rich.table import Table
 
 from ..errors import InputError, MissingDataError
 from .bench import Rephrases, Wanted, benchmark_cases, parse_variants, with_named
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    MostProbes,
+    SkipBad,
+    SkipMissing,
+    Split,
+    With,
+)
 from .leaderboard import bar, failures
 from .output import Json, console, emit, errors
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
@@ -39,7 +50,7 @@ def ablate(
     limit: Annotated[
         int, typer.Option(help="How many edits, spread evenly; 0: as many as the ablation usually has.")
     ] = 0,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "validation",
+    split: Split = "validation",
     editors: Annotated[
         str, typer.Option(help="sequential, time, data: the editors, as for `vledit bench`.")
     ] = "balancedit:scope=paper;balancedit;ft;grace",
@@ -54,10 +65,10 @@ def ablate(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE: a setting of balancedit in every variant (may be repeated)."),
     ] = None,
-    probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 0,
+    probes: MostProbes = 0,
     seed: Annotated[int, typer.Option(help="keys: of t-SNE.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="List the ablations and stop.")] = False,
-    benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
+    benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,

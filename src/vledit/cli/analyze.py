@@ -12,7 +12,17 @@ from rich.table import Table
 from ..errors import InputError
 from .analyze_scope import scope
 from .bench import parse_variants
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    SkipBad,
+    SkipMissing,
+    Split,
+    With,
+)
 from .leaderboard import bar
 from .output import Json, console, emit, errors, size
 from .session import Device, DeviceMap, Dtype, Model, Quantization, open_model
@@ -27,8 +37,6 @@ if TYPE_CHECKING:
 Editors = Annotated[
     str, typer.Option(help="Editors as for `vledit bench`; empty: the base alone. The base is always there.")
 ]
-BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")]
-Split = Annotated[str, typer.Option(help="Of icons: train, validation or test.")]
 Limit = Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")]
 Cells = Annotated[
     str,

@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    SkipBad,
+    SkipMissing,
+    Split,
+    With,
+)
 from .leaderboard import bar
 from .output import Json, console, emit
 from .session import Device, DeviceMap, Dtype, Model, Quantization, open_model
@@ -26,14 +36,14 @@ SHOWN = {
 
 
 def scope(
-    benchmark: Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")] = "icons",
+    benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "validation",
+    split: Split = "validation",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 40,
     probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones.")] = 4,
     layers: Annotated[

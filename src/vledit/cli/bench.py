@@ -12,7 +12,17 @@ import typer
 from rich.table import Table
 
 from ..errors import GateError, InputError, UnknownNameError
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    MostProbes,
+    SkipBad,
+    SkipMissing,
+    With,
+)
 from .leaderboard import bar, failures, leaderboard, retention
 from .output import Json, console, emit, errors
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
@@ -52,7 +62,7 @@ def bench(
             "'ft:settings=tuned' what `vledit tune` found."
         ),
     ] = "balancedit;ft",
-    benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
+    benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
@@ -61,7 +71,7 @@ def bench(
     as_published: AsPublished = False,
     split: Annotated[str, typer.Option(help="Of icons and its kin: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
-    probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 0,
+    probes: MostProbes = 0,
     devqa: Annotated[
         bool,
         typer.Option(

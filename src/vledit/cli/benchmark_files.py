@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..data.fingerprint import Fingerprint
     from ..data.reading import Files, Reading
 
+BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")]
+Split = Annotated[str, typer.Option(help="Of icons: train, validation or test.")]
+MostProbes = Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")]
 Annotations = Annotated[Path | None, typer.Option(help="Annotation file of a benchmark that is read from files.")]
 Images = Annotated[list[Path] | None, typer.Option("--images", help="Folder of its pictures (may be repeated).")]
 With = Annotated[

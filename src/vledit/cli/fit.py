@@ -12,7 +12,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import InputError
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    SkipBad,
+    SkipMissing,
+    Split,
+    With,
+)
 from .output import Json, console, emit, errors
 from .session import Adapter, Device, Dtype, Model, open_model
 from .settings import parse_settings
@@ -34,14 +44,14 @@ def fit(
         Path | None,
         typer.Option(help="Folder of the run and of what it learns; default: where the editor looks for it by itself."),
     ] = None,
-    benchmark: Annotated[str, typer.Option(help="Data set of edits; see `vledit data list`.")] = "icons",
+    benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
+    split: Split = "train",
     devqa: Annotated[
         bool,
         typer.Option(

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import (
+    Annotations,
+    AsPublished,
+    BenchmarkFiles,
+    BenchmarkName,
+    Images,
+    SkipBad,
+    SkipMissing,
+    Split,
+    With,
+)
 from .leaderboard import bar
 from .output import Json, console, emit
 from .session import Adapter, Device, Dtype, Model, open_model
@@ -23,14 +33,14 @@ def fit_scope(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the fitting; default: where the editor looks for it.")
     ] = None,
-    benchmark: Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")] = "icons",
+    benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
-    split: Annotated[str, typer.Option(help="Of icons: train, validation or test.")] = "train",
+    split: Split = "train",
     limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 60,
     others: Annotated[
         int,

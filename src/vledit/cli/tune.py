@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import InputError
 from .bench import Rephrases, Wanted, benchmark_cases, records_of
-from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, SkipBad, SkipMissing, With
+from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, MostProbes, SkipBad, SkipMissing, With
 from .leaderboard import bar
 from .output import Json, console, emit
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
@@ -27,7 +27,7 @@ def tune(
     editor: Annotated[str, typer.Option(help="Editor whose settings are searched; see `vledit editors`.")],
     trials: Annotated[int, typer.Option(help="How many settings to try in all, the defaults first.")] = 30,
     limit: Annotated[int, typer.Option(help="Edits of the validation split that every trial makes.")] = 20,
-    probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")] = 3,
+    probes: MostProbes = 3,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting that stays as it is (may be repeated).")

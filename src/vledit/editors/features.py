@@ -20,6 +20,8 @@ from ..vlm.pictures import open_picture, picture_key
 ASKED = "what?"
 """The question under which every picture is looked at: some models look at a picture with the question in mind."""
 KEPT_PICTURES = 4096
+MEAN_OF = 32
+"""From how many pictures a fitting takes the mean picture."""
 
 
 class Features:
@@ -53,6 +55,10 @@ class Features:
         found = [self._picture(image) for image in images]
         width = next((len(one) for one in found if one is not None), self._width)
         return torch.stack([torch.zeros(width) if one is None else one for one in found])
+
+    def mean_of(self, images: Sequence[Any]) -> Tensor:
+        """(H,): `mean_picture` of these pictures."""
+        return mean_picture(torch.cat([self.pictures([image]) for image in images]))
 
     def _look(self, images: Sequence[Any]) -> None:
         """Keeps the vectors of those single pictures that were not seen yet."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.case import EditCase, Probe
 from .cited_cases import CitedCases, Row, opened
-from .features import Features, mean_picture
+from .features import MEAN_OF, Features
 from .lte import BASE_TOKENS, LteFit, LteNetwork, described, descriptor, prompt_of
 from .mend import lowest
 from .training.cases import training_case
@@ -28,8 +28,6 @@ from .training.loop import settling
 if TYPE_CHECKING:
     from .training.fitting import Fitting
 
-MEAN_OF = 32
-"""Training edits whose pictures say what all pictures have in common."""
 IN, OUT = "in scope", "out of scope"
 
 
@@ -66,8 +64,7 @@ class LteJob:
 
     def start(self) -> None:
         """Looks at some pictures."""
-        some = [self.features.pictures([opened(case.request.image)]) for case in self.cases[:MEAN_OF]]
-        self.module.mean.copy_(mean_picture(torch.cat(some)))
+        self.module.mean.copy_(self.features.mean_of([opened(case.request.image) for case in self.cases[:MEAN_OF]]))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.case import EditCase, Probe
 from ..vlm.acting import acting
 from .cited_cases import opened
-from .features import Features, mean_picture
+from .features import MEAN_OF, Features
 from .ft_v import forced_logits
 from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
 from .training.cases import training_case
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 LEAD = 1.2
 """A token whose probability is so many times the runner-up's is learnt and no longer counts; the sentinel alike."""
-MEAN_OF = 32
 
 
 class RecipeJob:
@@ -66,8 +65,7 @@ class RecipeJob:
 
     def start(self) -> None:
         """Looks at some pictures."""
-        some = [self.features.pictures([opened(case.request.image)]) for case in self.cases[:MEAN_OF]]
-        self.module.mean.copy_(mean_picture(torch.cat(some)))
+        self.module.mean.copy_(self.features.mean_of([opened(case.request.image) for case in self.cases[:MEAN_OF]]))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.case import EditCase, Probe
 from .cited_cases import CitedCases, Row, opened
-from .features import Features, mean_picture
+from .features import MEAN_OF, Features, mean_picture
 from .mend import lowest
 from .serac import SeracFit, SeracNetwork, cited
 from .training.cases import training_case
@@ -26,9 +26,6 @@ from .training.loop import settling
 
 if TYPE_CHECKING:
     from .training.fitting import Fitting
-
-MEAN_OF = 32
-"""Training edits whose pictures say what all pictures have in common."""
 
 
 class SeracJob:
