@@ -167,17 +167,7 @@ def one(options: argparse.Namespace) -> None:
             print(f"{options.editor} {step}/{steps} {time.perf_counter() - began:.0f} s: {said}", flush=True)
 
     fitting = Fitting(vlm, cases, options.out / options.editor, settings, files.about("train"), progress=progress)
-    if options.pack and options.editor == "mend_adv":
-        plain(fitting)
-    else:
-        method.fit(fitting)
-
-
-def plain(fitting: Any) -> None:
-    """`mend_adv` on cases that have their De-VQA cells already."""
-    from vledit.editors.mend_fit import MendJob
-
-    MendJob.of(fitting).run("mend_adv")
+    method.fit(fitting)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -101,24 +101,27 @@ class CitedCases:
         vlm, trunk = self.vlm, self._trunk([row.forced for row in rows])
         logits = vlm.after_projection(vlm.anatomy.lm_head(hidden_with(vlm, trunk, acting))).float()
         owners, targets = trunk.encoded.target_rows, trunk.encoded.targets
-        base = self._base([row for row in rows if row.kept])
+        kept = [place for place, row in enumerate(rows) if row.kept]
+        base, base_owners = self._base([rows[place] for place in kept])
         found = {}
         for term in dict.fromkeys(row.term for row in rows):
             places = [place for place, row in enumerate(rows) if row.term == term]
             at = torch.isin(owners, torch.tensor(places, device=owners.device))
-            if rows[places[0]].kept and base is not None:
-                found[term] = kl_from_base(base, logits[at])
+            if rows[places[0]].kept:
+                wanted = torch.tensor([kept.index(place) for place in places], device=owners.device)
+                found[term] = kl_from_base(base[torch.isin(base_owners, wanted)], logits[at])
             else:
                 found[term] = answer_loss(logits[at], targets[at])
         return found
 
-    def _base(self, rows: Sequence[Row]) -> Tensor | None:
-        """(n, V) log-probabilities of the base where the answers of rows are predicted, row after row."""
-        if not rows:
-            return None
+    def _base(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """(n, V) log-probabilities of the base where the rows' answers are predicted, and (n,) the row of each."""
         vlm = self.vlm
+        if not rows:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.long)
+        trunk = self._trunk([row.plain for row in rows])
         with torch.no_grad():
-            return base_log_probs(vlm, hidden_with(vlm, self._trunk([row.plain for row in rows]), {}))
+            return base_log_probs(vlm, hidden_with(vlm, trunk, {})), trunk.encoded.target_rows
 
     def _trunk(self, asked: Sequence[Forced]) -> Trunk:
         return self.vlm.trunk(self._requests.batch(asked), self.layer)

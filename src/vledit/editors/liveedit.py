@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..vlm.acting import Read, layers_acting
 from ..vlm.base import VLM, Encoded, Trunk
 from ..vlm.pictures import open_picture
+from .adversarial_fit import AdversarialFit
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, Payload, setting
 from .effect import Effect, decided
@@ -45,7 +46,7 @@ class LiveEditConfig(EditorConfig):
 
 
 @dataclass(frozen=True)
-class LiveEditFit(FitSettings):
+class LiveEditFit(AdversarialFit):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `LiveEdit.published`."""
 
     steps: int = setting(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..data.case import EditCase, Probe
 from ..vlm.acting import layers_acting
+from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
-from .training.cases import base_log_probs, training_case
+from .training.cases import base_log_probs
 from .training.loop import settling
 from .training.losses import answer_loss, kl_from_base
 from .training.requests import Forced, Requests
@@ -49,7 +50,7 @@ class LiveEditJob:
         assert isinstance(settings, LiveEditFit)
         torch.manual_seed(settings.seed)
         site = site_of(vlm, settings.layer)
-        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
+        cases = fitting_cases(fitting)
         return cls(fitting, cases, site, LiveEditNetwork(vlm.site_shape(site)[0], asdict(settings)))
 
     def run(self, editor: str) -> Path:
@@ -78,6 +79,11 @@ class LiveEditJob:
         numbers = list(dict.fromkeys(numbers))
         inside = [(place, one) for place, number in enumerate(numbers) for one in self._inside(number, draw)]
         outside = [(place, one) for place, number in enumerate(numbers) for one in self._outside(number, draw)]
+        kept = ["locality"] * len(outside)
+        for place, number in enumerate(numbers):
+            for term, forced in self._terms(number):
+                outside.append((place, forced))
+                kept.append(term)
         asked = [*inside, *outside]
         trunk = self._trunk([*(self._own(number) for number in numbers), *(one for _, one in asked)])
         tokens, encoded, count = self.vlm.site_output(trunk, self.site), trunk.encoded, len(numbers)
@@ -96,10 +102,18 @@ class LiveEditJob:
         rows = trunk.select(list(range(count, count + len(asked))))
         logits, owners, targets = self._logits(rows, experts), rows.encoded.target_rows, rows.encoded.targets
         own = owners < len(inside)
-        found = {"answer": answer_loss(logits[own], targets[own])}
+        weights = self.settings.weights
+        found = {"answer": weights.edit * answer_loss(logits[own], targets[own])}
         if outside:
-            found["locality"] = kl_from_base(self._base(rows, list(range(len(inside), len(asked)))), logits[~own])
-        return {**found, **self._routing(seen, [place for place, _ in asked], len(inside), phi, psi)}
+            base = self._base(rows, list(range(len(inside), len(asked))))
+            of, edited = owners[~own] - len(inside), logits[~own]
+            for term in dict.fromkeys(kept):
+                at = torch.isin(of, torch.tensor([n for n, name in enumerate(kept) if name == term], device=of.device))
+                weight = weights.locality if term == "locality" else weights.adversarial
+                found[term] = weight * kl_from_base(base[at], edited[at])
+        usual = len(inside) + kept.count("locality")  # the gates learn from the benchmark's own cells alone
+        places = [place for place, _ in asked[:usual]]
+        return {**found, **self._routing(seen[:usual], places, len(inside), phi, psi)}
 
     def _logits(self, rows: Trunk, experts: Sequence[Experts]) -> Tensor:
         with layers_acting(self.vlm, [{self.site: expert} for expert in experts], rows.encoded):
@@ -147,13 +161,20 @@ class LiveEditJob:
     def _inside(self, number: int, draw: random.Random) -> list[Forced]:
         """The edit itself, and one request in its scope."""
         case = self.cases[number]
-        probes = [probe for family, _, _, probe in case.probes() if family == "generality"]
+        probes = [probe for inside, probe in usual_probes(case) if inside]
         return [self._own(number), *self._some(probes, case.request.answer, draw, 1)]
 
     def _outside(self, number: int, draw: random.Random) -> list[Forced]:
         """Two requests out of scope; any text may be forced there, as the base's distribution is what is wanted."""
         case = self.cases[number]
-        return self._some([p for family, _, _, p in case.probes() if family == "locality"], "", draw, 2, case)
+        return self._some([probe for inside, probe in usual_probes(case) if not inside], "", draw, 2, case)
+
+    def _terms(self, number: int) -> list[tuple[str, Forced]]:
+        """The adversarial terms of an edit, with its answer forced."""
+        case = self.cases[number]
+        planned = term_probes(case, self.settings.terms()).items()
+        found = [(term, Forced(probe.image, probe.question, case.request.answer)) for term, probe in planned]
+        return [(term, forced) for term, forced in found if self.requests.fits(forced)]
 
     def _some(
         self, probes: list[Probe], answer: str, draw: random.Random, most: int, case: EditCase | None = None

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
 from ..vlm.pictures import open_picture
+from .adversarial_fit import AdversarialFit
 from .base import Edit, EditorConfig, setting
 from .effect import Effect, Insert, decided
 from .features import centred
@@ -53,7 +54,7 @@ class LteConfig(EditorConfig):
 
 
 @dataclass(frozen=True)
-class LteFit(FitSettings):
+class LteFit(AdversarialFit):
     """Settings of the fitting; the defaults are for `pocket`."""
 
     steps: int = setting(600, "optimiser steps, each on the requests of some training edits")

@@ -3,7 +3,8 @@ what the base says without it (its whole distribution, as De-VQA's version has i
 
 Half of the descriptors stand alone, a quarter with one of another record, a quarter with two, in an order that is drawn (the
 released code puts the true one first, so that a model can learn "the first line wins").  Rows without a descriptor, which the
-paper has too, are not needed: without one the changes are off.
+paper has too, are not needed: without one the changes are off.  The adversarial terms of `adversarial_fit` are rows with the
+descriptor before the edited question over another picture or none, and before a similar question over its own picture.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ..data.case import EditCase, Probe
+from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .cited_cases import CitedCases, Row, opened
 from .features import MEAN_OF, Features
 from .lte import BASE_TOKENS, LteFit, LteNetwork, described, descriptor, prompt_of
 from .mend import lowest
-from .training.cases import training_case
 from .training.loop import settling
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class LteJob:
         assert isinstance(settings, LteFit)
         torch.manual_seed(settings.seed)
         features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
-        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
+        cases = fitting_cases(fitting)
         pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
         return cls(fitting, cases, features, LteNetwork(vlm, asdict(settings), pictures))
 
@@ -75,9 +76,12 @@ class LteJob:
         return self.losses_of([number], draw)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
-        """The new answer's loss in scope, and the divergence from the base out of scope, of some edits."""
+        """The new answer's loss in scope, and the divergence from the base out of scope and in the adversarial terms, of some
+        edits, each with its weight."""
         found = self.cited.losses(numbers, self.module.changes.changes(), draw, self.settings.rows)
-        return {term: loss * (self.settings.out_weight if term == OUT else 1.0) for term, loss in found.items()}
+        weights = self.settings.weights
+        own = {IN: weights.edit, OUT: weights.locality * self.settings.out_weight}
+        return {term: loss * own.get(term, weights.adversarial) for term, loss in found.items()}
 
     # --- cases --------------------------------------------------------------------------------------------------------
 
@@ -86,15 +90,19 @@ class LteJob:
         request = case.request
         before = case.base_answer or self.vlm.answer([opened(request.image)], [request.question], BASE_TOKENS)[0]
         own = described(self.vlm, request, before)
-        asked = [(Probe(request.image, request.question), True)]
-        asked += [(probe, family == "generality") for family, _, _, probe in case.probes()]
+        # out of scope any text will do, as the base's distribution is what is wanted
+        asked = [(Probe(request.image, request.question), IN, request.answer)]
+        for inside, probe in usual_probes(case):
+            asked.append((probe, IN, request.answer) if inside else (probe, OUT, probe.answer or request.answer))
+        for term, probe in term_probes(case, self.settings.terms()).items():
+            asked.append((probe, term, request.answer))
         found = []
-        for probe, inside in asked:
+        for probe, term, answer in asked:
+            if term not in (IN, OUT):  # whatever other terms there are
+                rng = random.Random(f"{self.settings.seed}/descriptors/{case.id}/{term}")
             lines = [own, *self._distractors(number, rng)]
             rng.shuffle(lines)
-            # out of scope any text will do, as the base's distribution is what is wanted
-            answer = request.answer if inside else probe.answer or request.answer
-            found.append(Row(probe, prompt_of(lines), answer, IN if inside else OUT, kept=not inside))
+            found.append(Row(probe, prompt_of(lines), answer, term, kept=term != IN))
         return found
 
     def _distractors(self, number: int, rng: random.Random) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import UnknownNameError
 from .adversarial import TERMS, Weights, parse_terms
+from .adversarial_fit import with_cells
 from .base import setting
 from .mend import Mend, MendFit, Term
 
@@ -59,10 +60,8 @@ class MendAdv(Mend):
     @classmethod
     def fit(cls, fitting: Fitting) -> Path:
         """As `Mend.fit`; similar records are looked for among all the cases that were given."""
-        from ..data.devqa import DevQA, index_of
-
         settings = fitting.settings
         assert isinstance(settings, MendAdvFit)
-        if settings.terms():
-            fitting.cases = DevQA(fitting.pool, index_of(fitting.pool), settings.seed).wrap_all(fitting.cases)
+        if terms := settings.terms():
+            fitting.cases = with_cells(fitting, terms)
         return super().fit(fitting)

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
 from ..vlm.measures import embedding_table
+from .adversarial_fit import AdversarialFit
 from .base import Edit, EditorConfig, setting
 from .effect import Effect, Insert, decided
 from .features import centred
@@ -40,7 +41,7 @@ class RecipeConfig(EditorConfig):
 
 
 @dataclass(frozen=True)
-class RecipeFit(FitSettings):
+class RecipeFit(AdversarialFit):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `Recipe.published`."""
 
     steps: int = setting(600, "optimiser steps, each on the requests of some training edits")

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..data.case import EditCase, Probe
 from ..vlm.acting import acting
+from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .cited_cases import opened
 from .features import MEAN_OF, Features
 from .ft_v import forced_logits
 from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
-from .training.cases import training_case
 from .training.loop import settling
 from .training.losses import kl_from_base
 from .training.requests import Forced, Requests
@@ -52,7 +52,7 @@ class RecipeJob:
         assert isinstance(settings, RecipeFit)
         torch.manual_seed(settings.seed)
         features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
-        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
+        cases = fitting_cases(fitting)
         pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
         return cls(fitting, cases, features, fresh_network(vlm, asdict(settings), features.text_width, pictures))
 
@@ -76,8 +76,8 @@ class RecipeJob:
         return self.losses_of([number], draw)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
-        """The terms of some edits: their answers in scope, the base's answers out of scope, and the contrast over these edits and
-        some more."""
+        """The terms of some edits: their answers in scope, the base's answers out of scope and in the adversarial terms, and the
+        contrast over these edits and some more."""
         numbers = list(dict.fromkeys(numbers))
         others = [other for other in range(len(self)) if other not in numbers]
         some = [*numbers, *draw.sample(others, min(max(self.settings.contrast - len(numbers), 0), len(others)))]
@@ -88,6 +88,7 @@ class RecipeJob:
     def _spoken(self, numbers: Sequence[int], draw: random.Random) -> dict[str, Tensor]:
         inside: list[tuple[Forced, Tensor]] = []
         outside: list[tuple[Forced, Tensor]] = []
+        kept: list[str] = []
         for number in numbers:
             known, away = self._probes(number)
             request, seen = self.cases[number].request, self._vectors(number)
@@ -97,15 +98,27 @@ class RecipeJob:
             inside += [(Forced(one.image, one.question, request.answer), soft) for one in chosen]
             if away:
                 outside.append((draw.choice(away), soft))
+                kept.append("locality")
+            for term, probe in term_probes(self.cases[number], self.settings.terms()).items():
+                forced = Forced(probe.image, probe.question, request.answer)
+                if self.requests.fits(forced):
+                    outside.append((forced, soft))
+                    kept.append(term)
         rows = [*inside, *outside]
         encoded = self.requests.batch([one for one, _ in rows], [soft for _, soft in rows])
         logits, owners = self._logits(encoded), encoded.target_rows
         own = owners < len(inside)
-        found = {"edit": hinge(logits[own], encoded.targets[own])}
+        weights = self.settings.weights
+        found = {"edit": weights.edit * hinge(logits[own], encoded.targets[own])}
         if outside:
             with torch.no_grad():
                 base = self._logits(self.requests.batch([one for one, _ in outside])).log_softmax(-1)
-            found["locality"] = kl_from_base(base, logits[~own])
+            of, edited = owners[~own] - len(inside), logits[~own]
+            for term in dict.fromkeys(kept):
+                places = torch.tensor([n for n, name in enumerate(kept) if name == term], device=of.device)
+                at = torch.isin(of, places)
+                weight = weights.locality if term == "locality" else weights.adversarial
+                found[term] = weight * kl_from_base(base[at], edited[at])
         return found
 
     def _logits(self, encoded: Encoded) -> Tensor:
@@ -145,8 +158,8 @@ class RecipeJob:
             case = self.cases[number]
             inside = [Probe(case.request.image, case.request.question)]
             outside = []
-            for family, _, _, probe in case.probes():
-                (inside if family == "generality" else outside).append(probe)
+            for known, probe in usual_probes(case):
+                (inside if known else outside).append(probe)
             forced = [Forced(one.image, one.question, one.answer or case.request.answer) for one in outside]
             self._seen[number] = {
                 "inside": inside,
