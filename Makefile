@@ -6,6 +6,7 @@
 #   make contract  every cell of the contract suite, of which make test runs a covering choice
 #   make site     the documentation site, warnings are errors (site/index.html)
 #   make package  the wheel and the source archive, checked (dist/)
+#   make bench     what edits and answers cost here, against plain references (QUICK=1: at most 8 minutes)
 #   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
 # PYTHON=python3.12 chooses another Python; PIP_FLAGS are passed to pip install, e.g. on Linux without a GPU, to spare
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test contract check backbones site package format setup
+.PHONY: demo test contract check bench backbones site package format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -34,6 +35,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .site
+
+bench: $(STAMP)
+	$(BIN)/vledit data build icons
+	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick) --draw docs/images/bench.svg
 
 backbones: $(STAMP)
 	$(BIN)/python benchmarks/backbones.py

@@ -132,6 +132,35 @@ def test_the_nearest_is_right_where_float32_cannot_tell(shape, seed):
     assert index.nearest(queries) == [slow_nearest(held, query, "euclidean") for query in queries]
 
 
+@pytest.mark.parametrize("kind", ["euclidean", "cosine"])
+@pytest.mark.parametrize("few_directions", [True, False])
+def test_short_forms_rule_out_nothing_that_is_nearest(kind, few_directions):
+    """Wide keys in great number are searched by their largest directions; also where they have none (even noise)."""
+    draw, width, count = np.random.default_rng(1), 320, 2_500
+    mix = draw.standard_normal((20, width)) * 30 if few_directions else np.eye(width)
+    keys = (100 + draw.standard_normal((count, len(mix))) @ mix + draw.standard_normal((count, width))).astype(
+        np.float32
+    )
+    index, held = KeyIndex(width, kind), {}
+    for number, key in enumerate(keys):
+        if number in (
+            1_000,
+            2_200,
+        ):  # before and after the keys are shortened; both stay right as more come and some go
+            index.nearest(key[None])
+        index.add(str(number), key, number)
+        held[str(number)] = key
+    for gone in ("7", "2300"):
+        index.remove(gone)
+        del held[gone]
+    queries = np.concatenate([keys[[7, 2300, 40]] + draw.normal(0, 0.1, (3, width)), keys[:2] * 3]).astype(np.float32)
+    index.compared = 0
+    assert index.nearest(queries) == [slow_nearest(held, query, kind) for query in queries]
+    assert index._ready().axes is not None
+    if few_directions:
+        assert index.compared < count  # of five searches over all keys
+
+
 def test_ten_thousand_keys_cost_one_matrix_product():
     draw = np.random.default_rng(0)
     keys = (50 + 3 * draw.standard_normal((10_000, 192))).astype(np.float32)

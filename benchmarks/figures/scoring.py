@@ -1,0 +1,38 @@
+"""What `vledit bench` costs a probe, against the plain loop: edit, `generate` for every probe, undo (see probe_speed.py)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import probe_speed
+
+from vledit.data import icons
+from vledit.evaluate.checks import BaseGuard
+from vledit.evaluate.trunk_cache import TrunkCache
+
+from .measuring import Bench
+
+
+def measure(bench: Bench) -> None:
+    vlm, edits = bench.vlm, icons.load_edits("test")
+    cases = [edits[len(edits) // 2].trimmed(2)] if bench.quick else [edits[i * len(edits) // 2] for i in range(2)]
+    guard = BaseGuard(vlm)
+    again: list[float] = []
+    once: list[float] = []
+    kept: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TrunkCache(vlm, 8.0, Path(folder))
+        for case in cases:
+            slow, first, second = (probe_speed.Clock(bench.now) for _ in range(3))
+            ours = probe_speed.our_way(vlm, case, first, guard, cache, True)
+            again_ours = probe_speed.our_way(vlm, case, second, guard, cache, True)
+            plain = probe_speed.plain_loop(vlm, case, slow)
+            assert ours == again_ours
+            again.append(sum(plain[key] == ours[key] for key in plain) / len(plain))
+            once.append(slow.total / first.total)
+            kept.append(slow.total / second.total)
+    about = {"goal": 15, "at_most": False}
+    bench.note("evaluation, three editors, times faster per probe", once, **about)
+    bench.note("evaluation, the base's answers kept from an earlier run", kept, **about)
+    bench.note("evaluation, share of equal verdicts", again, unit="", goal=1.0, at_most=False)
