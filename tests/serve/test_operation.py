@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
+from vledit.serve import run as run_module
 from vledit.serve import tracing
 from vledit.serve.asks import Ask, Reply
 from vledit.serve.batching import Batcher, BusyError, ClosingError
 from vledit.serve.logs import JsonLines
-from vledit.serve.settings import Limits
+from vledit.serve.settings import Limits, ServeSettings
 from vledit.vlm.conversation import Turn
 
 from .conftest import QUESTION, Make, asked, data_url, finished, message, running, small, text_of
@@ -248,3 +253,39 @@ def test_what_runs_when_it_is_stopped_is_answered(make: Make):
                 time.sleep(0.01)
             stopped.set()  # the stop comes before the answer
         assert call.result(60) == 200
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_terminal_that_is_closed_stops_it_as_any_signal_does_and_the_log_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lines: list[tuple[str, object]] = []
+    traced: list[object] = []
+    monkeypatch.setattr(run_module.logs, "set_up", lambda *_: None)
+    monkeypatch.setattr(run_module.log, "warning", lambda text, extra: lines.append((text, extra)))
+    monkeypatch.setattr(run_module.faulthandler, "enable", traced.append)
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    statuses: list[int] = []
+
+    def hang_up(address: str) -> None:
+        def later() -> None:
+            until = time.monotonic() + 60
+            while not statuses and time.monotonic() < until:
+                try:
+                    with urllib.request.urlopen(f"{address}/readyz", timeout=10) as response:
+                        statuses.append(response.status)
+                except OSError:
+                    time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        threading.Thread(target=later, daemon=True).start()
+
+    try:
+        settings = ServeSettings(store=str(tmp_path / "store.db"), port=0)
+        run_module.run(settings, EditedModel(small()), hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert statuses == [200]
+    assert ("about to stop", {"signal": "SIGHUP"}) in lines
+    assert traced  # a crash of the interpreter would show where

@@ -36,7 +36,7 @@ class Limits:
     pictures: int = 8
     messages: int = 64
     text: int = 8000
-    answer_tokens: int = 512
+    answer_tokens: int = 1024
     waiting: int = 64
     waiting_edits: int = 16
     batch: int = 8
