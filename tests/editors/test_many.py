@@ -161,3 +161,20 @@ def test_requests_are_taken_as_they_are(small):
     assert vledit.edit_many is edit_many
     found = vledit.edit_many(model, [EditRequest(picture(1), QUESTIONS[0], "tea", ("What is it?",))], **SETTINGS)
     assert found.record()["made"] == 1
+
+
+def test_a_row_is_made_if_the_one_that_would_replace_it_is_unfit(small):
+    model = EditedModel(small)
+    found = edit_many(model, [*rows(WORDS[:1]), *rows(["word " * 200])], skip_unfit=True, check=False, **SETTINGS)
+    assert [(row.line, row.outcome) for row in found.rows] == [(1, "made")]
+    assert [one.line for one in found.unfit] == [2]
+    assert found.instead == ()
+
+
+def test_every_unfit_row_of_the_large_run_is_named_and_no_other(small, tmp_path):
+    from benchmarks.many_edits import write_table
+
+    lines = write_table(tmp_path, edits=12, unfit=6, seed=0)
+    table = many.planned(EditedModel(small), tmp_path / "edits.csv").table
+    assert [one.line for one in table.unfit] == lines
+    assert len(table.wanted) == 12

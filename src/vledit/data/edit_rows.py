@@ -53,28 +53,39 @@ class EditTable:
 
     Args:
         unused: columns that mean nothing here.
+        replaced: the edits of the rows in `instead`; they count again where the row in their place turns out to be unfit.
     """
 
     wanted: tuple[Wanted, ...]
     unfit: tuple[Unfit, ...]
     instead: tuple[Instead, ...] = ()
     unused: tuple[str, ...] = ()
+    replaced: tuple[Wanted, ...] = ()
+
+    @classmethod
+    def of(cls, usable: Sequence[Wanted], unfit: Sequence[Unfit], unused: tuple[str, ...] = ()) -> EditTable:
+        """The table of these rows, in which every fact stands once: of several rows about one fact the last counts."""
+        kept, instead = _once(usable)
+        left = {one.line for one in instead}
+        replaced = tuple(one for one in usable if one.line in left)
+        bad = tuple(sorted(unfit, key=lambda one: one.line))
+        return cls(tuple(kept), bad, tuple(instead), unused, replaced)
 
     @property
     def rows(self) -> int:
         return len(self.wanted) + len(self.unfit) + len(self.instead)
 
-    def refusing(self, check: Callable[[EditRequest], object]) -> EditTable:
+    def refusing(self, check: Callable[[Wanted], object]) -> EditTable:
         """The table without edits that `check` raises InputError for; those are unfit, with what it says."""
         good, bad = [], list(self.unfit)
-        for one in self.wanted:
+        for one in sorted((*self.wanted, *self.replaced), key=lambda one: one.line):
             try:
-                check(one.request)
+                check(one)
                 good.append(one)
             except InputError as error:
                 field, _, text = str(error).partition(" ")
                 bad.append(Unfit(one.line, field.rstrip(":"), text))
-        return replace(self, wanted=tuple(good), unfit=tuple(sorted(bad, key=lambda one: one.line)))
+        return self.of(good, bad, self.unused)
 
 
 def edit_table(source: Any, images: Sequence[str | Path] = (), columns: Mapping[str, str] | None = None) -> EditTable:
@@ -113,10 +124,9 @@ def edit_table(source: Any, images: Sequence[str | Path] = (), columns: Mapping[
         if one.request.id:
             taken[one.request.id] = row.line
         wanted.append(one)
-    kept, instead = _once(wanted)
     known = {names.get(name, name) for name in (*COLUMNS, "rephrase")}
     unused = tuple(name for name in table.columns if name not in known)
-    return EditTable(tuple(kept), tuple(sorted(unfit, key=lambda one: one.line)), tuple(instead), unused)
+    return EditTable.of(wanted, unfit, unused)
 
 
 def of_benchmark(

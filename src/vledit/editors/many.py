@@ -202,35 +202,32 @@ def planned(
     entries = model.codebook.entries()
     taken = {entry.id: entry for entry in entries}
     ids = set(model.edits())
+    other = dict(_other_facts(model))
+    done: dict[int, str] = {}
 
-    def check(request: EditRequest) -> None:
-        with_image = request.image is not None
-        model.vlm.prompt(request.question, with_image)
-        model.vlm.answer_tokens(request.question, request.answer, with_image)
-
-    plan = Plan(table.refusing(check))
-    other = {id: fact for id, fact in _other_facts(model)}
-    wanted, bad = [], list(plan.table.unfit)
-    for one in plan.table.wanted:
-        same = holding(
-            [entry for entry in entries if entry.status == "active" and entry.image_key == one.fact.image_key], one.fact
-        )
+    def check(one: Wanted) -> None:
+        with_image = one.request.image is not None
+        model.vlm.prompt(one.request.question, with_image)
+        model.vlm.answer_tokens(one.request.question, one.request.answer, with_image)
+        alike = [entry for entry in entries if entry.status == "active" and entry.image_key == one.fact.image_key]
+        same = holding(alike, one.fact)
         held = same.same if same is not None else next((i for i, f in other.items() if _same(f, one.fact)), None)
         if held is not None:
-            plan.done[one.line] = held
+            done[one.line] = held
         elif one.request.id in ids:
             status = taken[one.request.id].status if one.request.id in taken else "active"
             way = "give the row another id" if status == "active" else "`restore` it, or give the row another id"
-            bad.append(Unfit(one.line, "id", f"'{one.request.id}' is taken by an edit that is {status}: {way}"))
+            raise InputError(f"id: '{one.request.id}' is taken by an edit that is {status}: {way}")
+
+    plan = Plan(table.refusing(check))
+    for one in plan.table.wanted:
+        if one.line in done:
+            plan.done[one.line] = done[one.line]
             continue
-        else:
-            plan.todo.append(one)
-            rivals = tuple(e.id for e in entries if e.status == "active" and Fact.of(e).asks_as(one.fact))
-            if rivals:
-                plan.replaces[one.line] = rivals
-        wanted.append(one)
-    bad.sort(key=lambda unfit: unfit.line)
-    plan.table = dataclasses.replace(plan.table, wanted=tuple(wanted), unfit=tuple(bad))
+        plan.todo.append(one)
+        rivals = tuple(e.id for e in entries if e.status == "active" and Fact.of(e).asks_as(one.fact))
+        if rivals:
+            plan.replaces[one.line] = rivals
     return plan
 
 
