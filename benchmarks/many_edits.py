@@ -2,12 +2,13 @@
 
     python benchmarks/many_edits.py --edits 1000 --out many_edits.json
 
-The table asks for as many edits as given, each about a picture of its own, and has 20 rows that cannot be used. `vledit edit --from`
-gets it twice: once it runs to its end; the other time the process is killed (SIGKILL) after a third and after two thirds of the
-edits, and started again each time. The model is a small random one (tests/vlm/models.py), so the figures say nothing about what a
-model learns: what is checked is that no edit is lost, doubled or different.
+The table asks for as many edits as given, each about a picture of its own, and has 20 rows that cannot be used. It is given to
+`vledit edit --from` twice: once the command runs to its end; the other time it is killed (SIGKILL) after a third and after two
+thirds of the edits, and started again each time. The model is a small random one (tests/vlm/models.py), so the figures say nothing
+about what a model learns: what is checked is that no edit is lost, doubled or different.
 
-Prints the figures and writes them to a file. Exits with 1 if an unfit row was not named, an edit is missing, or the codebooks differ.
+Prints the figures and writes them to a file. Exits with 1 if an unfit row is not named, an edit is missing, or the codebooks
+differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether Hugging Face can be reached: asked once and soon, instead of after five retries."""
+"""Reading from Hugging Face: whether it can be reached, asked once instead of after five retries; and no progress bars."""
 
 from __future__ import annotations
 
@@ -59,3 +59,17 @@ def only_what_is_here(only: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The progress bars of transformers are off while the block runs; whoever had turned them on gets them back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

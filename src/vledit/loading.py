@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +120,7 @@ def _load_vlm(asked: dict[str, Any]) -> VLM:
     placed = device_map is not None or quantization is not None
     if placed:
         options["device_map"] = device_map if device_map is not None else {"": torch_device}
-    with _without_bars():
+    with hub.without_bars():
         model, report = _read(name, source, family.load_class().from_pretrained, source, **options)
     if missing := sorted(report["missing_keys"]):
         raise MissingDataError(
@@ -242,20 +241,6 @@ def _folder(name: str, path: Path) -> str:
             f"model: the folder '{name}' has no config.json; give the folder of a Hugging Face checkpoint.{hint}"
         )
     return str(path)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers' own loading bars are not shown; whoever set them gets them back afterwards."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _read(name: str, source: str, read: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
-from .output import Json, console, emit, errors, size
+from .output import Json, busy, console, emit, errors, size
 from .session import Dtype, Quantization
 from .settings import described
 
@@ -98,7 +98,8 @@ def _check(name: str, dtype: str, trust_remote_code: bool, json: bool) -> None:
     if full_name not in DTYPES:
         raise InputError(f"--dtype: '{dtype}' is none of {', '.join((*DTYPES, *SHORT_DTYPES))}.")
     quiet()
-    found = check(name, full_name, trust_remote_code)
+    with busy(f"checking {name} …"):
+        found = check(name, full_name, trust_remote_code)
     if json:
         emit(found.record())
     elif found.fits:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 from .leaderboard import comparison_table
-from .output import Json, console, emit, errors
+from .output import Json, busy, console, emit, errors
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,8 @@ def compare(
     chosen, manifests = [], []
     for text in (first, second):
         path, _, variant = text.partition("::")
-        head, records = read_results(Path(path))
+        with busy(f"reading {path} …"):
+            head, records = read_results(Path(path))
         manifests.append(head["manifest"])
         chosen.append(comparing.choose(records, variant or None, path))
     if different := comparing.check_comparable(manifests[0], manifests[1]):
@@ -40,7 +41,8 @@ def compare(
         if not force:
             raise InputError(f"{text} --force compares them all the same.")
         errors.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
-    found = comparing.compare(chosen[0], chosen[1], seed)
+    with busy("comparing …"):
+        found = comparing.compare(chosen[0], chosen[1], seed)
     if json:
         emit({**vars(found), "differences": [{**vars(d), "significant": d.significant} for d in found.differences]})
         return

@@ -93,18 +93,23 @@ def list_(json: Json = False) -> None:
     )
 
 
-def card(name: Name = ICONS) -> None:
+def card(name: Name = ICONS, json: Json = False) -> None:
     """Print the data card: counts, splits, licences."""
     _known(name)
     from ..data import icons
     from ..data.icons.card import data_card
 
-    console().print(data_card(icons.load()), markup=False, soft_wrap=True)
+    data = icons.load()
+    if json:
+        emit({**_record(data), "card": data_card(data)})
+        return
+    console().print(data_card(data), markup=False, soft_wrap=True)
 
 
 def sheet(
     name: Name,
     out: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    json: Json = False,
 ) -> None:
     """Write a contact sheet of the drawings."""
     _known(name)
@@ -113,6 +118,9 @@ def sheet(
 
     with busy("drawing …"):
         write_contact_sheet(out, icons.load())
+    if json:
+        emit({"sheet": out})
+        return
     console().print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

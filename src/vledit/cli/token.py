@@ -60,10 +60,14 @@ def listed(store: Store = "vledit-serve.db", json: Json = False) -> None:
 
 
 def revoke(
-    id: Annotated[str, typer.Argument(help="As `vledit token list` shows it.")], store: Store = "vledit-serve.db"
+    id: Annotated[str, typer.Argument(help="Id of the token; `vledit token list` shows it.")],
+    store: Store = "vledit-serve.db",
+    json: Json = False,
 ) -> None:
-    """Take a token back."""
+    """Revoke a token: requests that carry it are refused from now on."""
     _tokens(store).revoke(id)
+    if json:
+        emit({"revoked": id})
 
 
 def _tokens(store: str) -> TokenStore:

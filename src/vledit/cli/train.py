@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import fields, replace
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -11,7 +13,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand
 
-from .output import console
+from .output import Json, console, emit
 from .session import Device, Dtype, open_model
 from .settings import described, parse_value
 
@@ -71,15 +73,23 @@ def register(app: typer.Typer) -> None:
 def train_pocket(
     ctx: typer.Context,
     folder: Annotated[
-        Path | None, typer.Option(help="Where checkpoints and the log go; a run there is resumed.")
+        Path | None, typer.Option(help="Folder for checkpoints and the log; a run in it is resumed.")
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Train the embedded model (an hour or more on a laptop); an interrupted run goes on where it was."""
+    """Train the embedded model. This takes an hour or more on a laptop; an interrupted run continues where it was.
+
+    The log is printed as JSON lines. With --json it goes to stderr, and stdout holds the path of the weights.
+    """
     from ..pocket import train
 
     given: dict[str, Any] = ctx.meta.get(_SETTINGS, {})
     assert set(given) <= {field.name for field in fields(train.TrainConfig)}
-    weights = train.main(folder, replace(train.TrainConfig(), **given))
+    with _log_to_stderr(json):
+        weights = train.main(folder, replace(train.TrainConfig(), **given))
+    if json:
+        emit({"weights": weights})
+        return
     console().print(f"weights: {weights}", markup=False, soft_wrap=True)
 
 
@@ -96,6 +106,7 @@ def model_card(
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    json: Json = False,
 ) -> None:
     """Measure the embedded model: accuracy per question kind, on seen and held-out drawings and wordings."""
     from ..data import icons
@@ -104,11 +115,21 @@ def model_card(
 
     other = None if against is None else comparison.read_card(against)
     vlm = open_model("pocket" if weights is None else str(ensure_pocket(weights=weights)), device, dtype).vlm
-    measured = card.write(vlm, icons.load(), out, n, seed)
+    with _log_to_stderr(json):
+        measured = card.write(vlm, icons.load(), out, n, seed)
     if other is not None:
         compared = comparison.markdown(measured, other)
         (out / "comparison.md").write_text(compared, encoding="utf-8")
-        console().print(compared, markup=False, soft_wrap=True)
+        if not json:
+            console().print(compared, markup=False, soft_wrap=True)
     if log is not None:
         curves.draw(log, out / "images" / "training.png")
+    if json:
+        emit(measured)
+        return
     console().print(f"wrote {out / 'model_card.md'}", markup=False, soft_wrap=True)
+
+
+def _log_to_stderr(json: bool) -> contextlib.AbstractContextManager[Any]:
+    """While the block runs, what is printed goes to stderr if stdout is to hold one JSON document."""
+    return contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext()

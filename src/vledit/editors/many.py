@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..codebook.entry import BY_HAND
 from ..codebook.relation import Fact, holding
-from ..data.case import EditRequest, Probe
+from ..data.case import Probe
 from ..data.edit_rows import EditTable, Instead, Wanted, edit_table
 from ..data.tables import Unfit
 from ..errors import EditFailedError, InputError

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.cache import sha256_json
 from ..errors import InputError, MissingDataError
+from ..hub import without_bars
 from ..pocket.packages import PackagedFolder, fetch_folder
 from .modules import read_modules
 
@@ -103,7 +104,8 @@ class Encoder:
         modules = read_modules(folder)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(modules.transformer, local_files_only=True)
-            model = AutoModel.from_pretrained(modules.transformer, local_files_only=True, dtype="float32")
+            with without_bars():
+                model = AutoModel.from_pretrained(modules.transformer, local_files_only=True, dtype="float32")
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"encoder: '{folder}' holds no model that transformers can load ({reason}).") from error
