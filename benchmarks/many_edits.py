@@ -4,8 +4,8 @@
 
 The table asks for as many edits as given, each about a picture of its own, and has 20 rows that cannot be used. It is given to
 `vledit edit --from` twice: once the command runs to its end; the other time it is killed (SIGKILL) after a third and after two
-thirds of the edits, and started again each time. The model is a small random one (tests/vlm/models.py), so the figures say nothing
-about what a model learns: what is checked is that no edit is lost, doubled or different.
+thirds of the edits, and started again each time. The model is a small random one (tests/vlm/models.py), so the figures say
+nothing about what a model learns: what is checked is that no edit is lost, doubled or different.
 
 Prints the figures and writes them to a file. Exits with 1 if an unfit row is not named, an edit is missing, or the codebooks
 differ.
