@@ -5,7 +5,9 @@
 #   make check    lint, format, types
 #   make contract  every cell of the contract suite, of which make test runs a covering choice
 #   make site     the documentation site, warnings are errors (site/index.html)
+#   make notebooks  run the notebooks in examples/
 #   make package  the wheel and the source archive, checked (dist/)
+#   make package-check  install the wheel into an empty environment and run the demo there
 #   make bench     what edits and answers cost here, against plain references (QUICK=1: at most 8 minutes)
 #   make backbones  the table of what is proven for which model family (docs/backbones.md)
 #
@@ -18,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test contract check bench backbones site package format setup
+.PHONY: demo test contract check backbones site notebooks package package-check bench format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -46,9 +48,16 @@ backbones: $(STAMP)
 site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+notebooks: $(STAMP)
+	$(BIN)/jupyter-execute --timeout=600 examples/*.ipynb
+
 package: $(STAMP)
+	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check dist/*
+
+package-check: package
+	$(BIN)/python benchmarks/wheel_check.py --pip-flags "$(PIP_FLAGS)" --json dist/wheel_check.json
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
