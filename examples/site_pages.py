@@ -1,7 +1,7 @@
 """A hook of mkdocs: the executed notebooks of this folder become pages of the site, with their pictures.
 
-mkdocs calls `on_files` while it gathers the pages (https://www.mkdocs.org/user-guide/configuration/#hooks). Nothing is run here: the
-pages show what the notebooks hold; `make notebooks` runs them.
+mkdocs calls `on_files` while it gathers the pages (https://www.mkdocs.org/user-guide/configuration/#hooks). Nothing is run here;
+`make notebooks` runs the notebooks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The notebooks in examples/ were executed as they are, from top to bottom, and hold pictures. `make notebooks` runs them again."""
+"""The notebooks in examples/ were executed from top to bottom and hold pictures. `make notebooks` runs them again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The commands and Python blocks of the tutorials run, in their order, on a small random model: from a picture to what is printed.
+"""The commands and Python blocks of the tutorials run in their order, on a small random model.
 
-What the small model says is not looked at; that pocket gives the answers that the pages show is measured by `make examples`.
-Commands that take minutes (`bench` and the like) are only held against the options that there are.
+What the small model answers is not looked at. Commands that take minutes (`bench` and the like) are only held against the options that
+there are.
 """
 
 from __future__ import annotations
