@@ -1,7 +1,7 @@
 """The commands and Python blocks of the tutorials run in their order, on a small random model.
 
-What the small model answers is not looked at. Commands that take minutes (`bench` and the like) are only held against the options that
-there are.
+What the small model answers is not looked at. Commands that take minutes (`bench` and the like) are not run; only their
+options are looked up.
 """
 
 from __future__ import annotations
