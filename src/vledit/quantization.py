@@ -96,6 +96,18 @@ def keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def unpack_ahead(model: Any) -> None:
+    """Lets a checkpoint of compressed-tensors (llm-compressor's FP8, GPTQ, AWQ) unpack its weights now.
+
+    It does so by itself at the first forward pass; then the fingerprint would change in between, and what runs a part of the
+    model alone (the vision side of `generate`) would meet packed weights.
+    """
+    if hasattr(model, "ct_decompress_hook"):
+        for hook in list(model._forward_pre_hooks.values()):
+            if getattr(hook, "__name__", "") == "ct_decompress_hook":
+                hook(model, ())
+
+
 def skeleton(family: Family, config: Any) -> Any:
     """The model of a configuration without its weights: parameters have shapes and no memory.
 

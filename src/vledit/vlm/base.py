@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import copies
 from ..errors import InputError
+from ..quantization import unpack_ahead
 from . import generation, measures
 from .anatomy import dissect, module_at
 from .encoded import Encoded, Trunk, left_padded
@@ -69,6 +70,7 @@ class VLM:
         self, model: nn.Module, processor: Any, family: Family, name: str | None = None, max_answer_tokens: int = 64
     ) -> None:
         model = made_ordinary(measures.bare(model))
+        unpack_ahead(model)
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.family = family = family.complete(model, processor) if family.complete else family

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .measures import is_plain
 from .places import first
+from .spread import is_spread
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -66,6 +67,8 @@ def _opaque(vlm: VLM, layer: int) -> list[nn.Module]:
 def _is_packed(module: Any) -> bool:
     """Whether a module is a linear that is neither plain nor one around another (an adapted one)."""
     if not isinstance(getattr(module, "in_features", None), int) or is_plain(module):
+        return False
+    if is_spread(getattr(module, "weight", None)):  # it passes gradients, and takes its own rank's part alone
         return False
     return not any(hasattr(child, "in_features") for child in module.modules() if child is not module)
 

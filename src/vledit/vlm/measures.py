@@ -11,6 +11,7 @@ from ..errors import InputError, VLEditError
 from .hooks import recording
 from .places import Place, place, roles
 from .site import BLOCK, Site
+from .spread import is_spread
 
 if TYPE_CHECKING:
     from .base import VLM
@@ -61,6 +62,8 @@ def weight_of(vlm: VLM, site: Site) -> Tensor:
         reason = "it is one half of a fused linear"
     elif type(found.exit) is not nn.Linear:
         reason = f"its layer is a {kind}, not a plain linear; load the model without quantization, its adapters merged"
+    elif is_spread(weight):
+        reason = "it is spread over the ranks of a process group; load the model without tensor parallelism"
     elif type(weight) is not nn.Parameter or not weight.is_floating_point():
         reason = f"its weight is quantised ({type(weight).__name__}); load the model without quantization"
     else:

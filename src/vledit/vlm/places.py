@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import VLEditError
 from .site import BLOCK, LAYER, ROLES, expert_of
+from .spread import gives_parts, whole
 
 BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mixer")
 """By these names decoder layers call their MLP block."""
@@ -58,7 +59,7 @@ class Place:
 
     def take(self, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """The site's input in what `entry` is called with."""
-        return self._own(entering(args, kwargs))
+        return self._own(whole(entering(args, kwargs), self.entry))
 
     def weights(self, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """(N, 1): by how much an expert takes part in what is made of each token; 0 where the router sends it elsewhere."""
@@ -131,6 +132,10 @@ def _wanted(layer: nn.Module, role: str) -> str:
     if role.startswith("mlp.shared."):
         return f"linear for '{role}': no expert that all tokens pass (looked for {', '.join(_SHARED)}), or not of that form"
     looked = ", ".join(BLOCKS if role == BLOCK else _NAMES[role])
+    if role in _NAMES and any(gives_parts(_module(owner, _NAMES[role])) for owner in (_module(layer, BLOCKS), layer)):
+        return (
+            f"linear for '{role}' that one rank can change: its outputs are spread over the ranks (tensor parallelism)"
+        )
     return f"{'block' if role == BLOCK else 'linear'} for '{role}' (looked for {looked})"
 
 
@@ -183,9 +188,9 @@ def _find(layer: nn.Module, role: str) -> Place | None:
     owners = (_module(block, _SHARED),) if role.startswith("mlp.shared.") else (block, layer)
     role = role.replace(".shared", "")
     for owner in owners:
-        if (module := _module(owner, _NAMES[role])) is not None:
+        if (module := _module(owner, _NAMES[role])) is not None and not gives_parts(module):
             return Place(module, module)
-        if role != "mlp.out" and (module := _module(owner, (_FUSED,))) is not None:
+        if role != "mlp.out" and (module := _module(owner, (_FUSED,))) is not None and not gives_parts(module):
             return Place(module, module, ("mlp.in", "mlp.up").index(role))
     return None
 

@@ -1,0 +1,40 @@
+"""Linears that are spread over the ranks of a process group (tensor parallelism), by torch or by transformers.
+
+Such a linear's weight is a `DTensor`.  One that takes a part of the inputs on each rank (`RowwiseParallel`) gives its whole
+output everywhere, so that an edit acts there as ever once its input is put together; each rank does so, and decides alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def whole(value: Tensor, module: Any) -> Tensor:
+    """What enters a linear, its parts put together; of a module that is not spread the value as it is."""
+    if hasattr(value, "full_tensor"):
+        return value.full_tensor()  # type: ignore[operator]
+    weight, width = getattr(module, "weight", None), getattr(module, "in_features", None)
+    if not is_spread(weight) or not isinstance(width, int) or value.shape[-1] == width:
+        return value
+    from torch.distributed.tensor import DTensor, Shard
+
+    shape = (*value.shape[:-1], width)
+    stride = value.new_empty(shape, device="meta").stride()
+    mesh: Any = weight.device_mesh
+    spread: Any = DTensor.from_local(value, mesh, [Shard(-1)], run_check=False, shape=shape, stride=stride)
+    return spread.full_tensor()
+
+
+def is_spread(weight: Any) -> bool:
+    """Whether a weight is a `DTensor`."""
+    return hasattr(weight, "full_tensor") and hasattr(weight, "device_mesh")
+
+
+def gives_parts(module: Any) -> bool:
+    """Whether each rank has another part of a linear's outputs, so that no rank can change them as a whole."""
+    weight = getattr(module, "weight", None)
+    if not is_spread(weight) or weight.device_mesh.size() == 1:
+        return False
+    return any(getattr(placement, "dim", None) == 0 for placement in weight.placements)
