@@ -1,4 +1,4 @@
-"""What the README tells people to type works: every command, and the Python example, on the stand-in."""
+"""What README.md and docs/command_line.md tell people to type works: every command, and the Python example, on the stand-in."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import pytest
 
 import vledit.loading
 from tests.demo.standins import StandIn
+from vledit.cli.overview import COMMANDS
 
 from .conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {"README.md": README, "command_line.md": (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")}
 HEAVY = ("data", "analyze", "bench", "report", "compare", "choose-alpha", "model-card", "train-pocket", "serve")
 """Commands that need the network or minutes: only that they exist, with the options that are shown."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def commands() -> list[str]:
-    return [
-        line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")
-    ]
+def commands(page: str = "README.md") -> list[str]:
+    lines = [line for block in blocks("console", page) for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 def test_the_readme_has_commands_to_run():
-    assert len(commands()) > 15
+    assert len(commands()) == 5
+    assert len(commands("command_line.md")) > 30
     assert blocks("python")
 
 
@@ -41,9 +43,10 @@ def test_make_targets_exist():
     assert set(asked) <= set(targets)
 
 
-def test_every_vledit_command_runs(cli: Cli):
-    assert cli("demo").code == 0  # the README builds on what it leaves
-    for command in commands():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_vledit_command_runs(page: str, cli: Cli):
+    assert cli("demo").code == 0  # the pages build on what it leaves
+    for command in commands(page):
         program, *arguments = shlex.split(command)
         if program == "vledit":
             heavy = arguments[0] in HEAVY
@@ -65,6 +68,14 @@ def test_the_python_example_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch, caps
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "Apple"
     assert printed[1].startswith("Dell because: ")
+
+
+def test_the_page_shows_every_command_that_is_not_for_other_pages():
+    shown = {command.split()[1] for command in commands("command_line.md")}
+    elsewhere = {"check", "token", "export", "convert", "fit", "fit-scope", "tune", "ablate", "reproduce"}
+    assert shown | elsewhere == set(COMMANDS)
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    assert [name for name in elsewhere if f"vledit {name}" not in pages] == []
 
 
 def test_links_lead_somewhere():
