@@ -82,6 +82,13 @@ def bench(
         str, typer.Option(help="De-VQA: the sentence encoder that finds similar questions; a name or a folder.")
     ] = "all-MiniLM-L6-v2",
     rephrases: Rephrases = "none",
+    as_released: Annotated[
+        bool,
+        typer.Option(
+            "--as-released",
+            help="Run each editor again with the known mistakes of its released code: which printed figures do they give?",
+        ),
+    ] = False,
     protocol: Annotated[
         str,
         typer.Option(
@@ -126,6 +133,7 @@ def bench(
 ) -> None:
     """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
     from ..editors.named import KEY
+    from ..evaluate.as_released import beside
     from ..evaluate.gate import judge, read_thresholds
     from ..evaluate.metrics import by_after, by_variant, last, table
     from ..evaluate.plan import Plan
@@ -135,6 +143,8 @@ def bench(
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
     chosen = parse_variants(editors)
+    if as_released:
+        chosen = beside(chosen)
     thresholds = None if gate is None else read_thresholds(gate)  # a mistake in it is told before the run
     asked = retriever if devqa else ""
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, asked)
@@ -179,6 +189,8 @@ def bench(
         emit({"variants": _plain(tables), "gate": [verdict.as_record() for verdict in verdicts], "run": end})
     else:
         console().print(leaderboard(tables, f"{files.title(split)}, {len(cases)} edits, {protocol}; % [95 % interval]"))
+        if as_released:
+            _mistakes(chosen, tables)
         if len(plan.points(len(cases))) > 1:
             points = {
                 name: {n: table(some) for n, some in by_after(rows).items()} for name, rows in by_variant(records)
@@ -213,6 +225,24 @@ def _run(
         task = progress.add_task(about, total=len(wanted), completed=len(wanted & results.done))
         end = run_all(engine, cases, variants, plan, results, lambda _: progress.advance(task))
     return {**end, "cache_text": str(CacheReport(**end["cache"])) if end["cache"] else "off"}
+
+
+def _mistakes(variants: Sequence[Variant], tables: dict[str, dict[str, Estimate]]) -> None:
+    """Says which mistakes were made, and prints De-VQA's cells on the scales of the released table."""
+    from ..evaluate.as_released import INVERTED, as_printed, cells, way_of
+
+    for one in variants:
+        if (way := way_of(one)) is not None:
+            console().print(f"{one.name}: {'; '.join(way.says)}.", markup=False, soft_wrap=True)
+    asked = cells(name for row in tables.values() for name in row)
+    if not asked:
+        return
+    table = Table("De-VQA's cells as the released script prints them, by token", "scale", *asked)
+    for one in variants:
+        printed = as_printed(one.editor, tables.get(one.name, {}))
+        scale = "1 - agreement (0: all kept)" if one.editor in INVERTED else "1 - edited answer (1: all kept)"
+        table.add_row(one.name, scale, *(f"{printed[cell]:.2f}" if cell in printed else "–" for cell in asked))
+    console().print(table)
 
 
 @dataclass(frozen=True)

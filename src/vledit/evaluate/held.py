@@ -19,6 +19,7 @@ from ..editors.edited_model import EditedModel
 from ..editors.effect import Effect
 from ..vlm.acting import lowest
 from ..vlm.base import VLM
+from .as_released import way_of
 from .checks import check_routed_key
 from .manifest import Variant
 from .prepared import PreparedCase
@@ -47,11 +48,15 @@ class Held:
         self.model = EditedModel(vlm)
         self.edits: dict[str, Edit] = {}
         self._entries: dict[str, Acting] = {}
+        self._way = way_of(variant)
 
     def make(self, request: EditRequest) -> Edit:
         """Makes an edit and adds it; see `EditedModel.edit` for what it raises."""
         edit = self.model.edit(request, self.variant.editor, check=False, **self.variant.settings)
         self.edits[request.id] = edit
+        if self._way is not None:
+            self._entries = {}
+            self._way.made(edit, self.model.memories.get(self.variant.editor))
         return edit
 
     def acting(self, prepared: PreparedCase, alone: bool = False) -> tuple[list[Effect | None], list[Routed]]:
@@ -64,11 +69,18 @@ class Held:
         Raises: CheckFailedError where keys are not those of the prompts alone.
         """
         count = len(prepared)
+        way = self._way
+        if way is not None and len(self.edits) < way.until:
+            return [None] * count, [NEVER] * count
         deciders = self.model.deciders()
         found: list[Effect | None] = [None] * count
         if deciders.before:
-            pictures = [prepared.picture(row) for row in range(count)]
-            found = deciders.request_effects(pictures, [one.probe.question for one in prepared.asked])
+            if way is None:
+                pictures = [prepared.picture(row) for row in range(count)]
+                questions = [one.probe.question for one in prepared.asked]
+            else:
+                pictures, questions = way.requests(prepared)
+            found = deciders.request_effects(pictures, questions)
         decisions: list[Decision | None] = [None] * count
         if len(self.model.codebook.router):
             decisions = list(self._decisions(prepared))
@@ -113,7 +125,8 @@ class Held:
         if (
             decision.nearest not in self._entries
         ):  # one object per entry, so that rows that share it are computed together
-            entry = self.model.codebook.get(decision.nearest)
+            newest = self._way is not None and self._way.shared
+            entry = self.model.codebook.get(list(self.edits.values())[-1].id if newest else decision.nearest)
             self._entries[decision.nearest] = {entry.site: entry.transformation.to(self.vlm.device)}
         return Effect(decision, self._entries[decision.nearest])
 

@@ -17,6 +17,7 @@ from ..editors.base import Edit
 from ..editors.registry import editor as make_editor
 from ..errors import CheckFailedError, InputError
 from ..vlm.base import VLM
+from .as_released import Way, way_of
 from .asking import prepare
 from .checks import BaseGuard
 from .held import digest
@@ -70,8 +71,21 @@ class Worker:
         self.guard.check_weights()
         return {"weights": self.guard.weights, "cache": {} if self.cache is None else asdict(self.cache.report)}
 
-    def _ready(self, case: EditCase, bases: set[str]) -> tuple[PreparedCase | Failure, list[Line]]:
-        """The prepared case, or why there is none; and its base line where it is not written yet."""
+    def _ready(
+        self, case: EditCase, bases: set[str], way: Way | None = None
+    ) -> tuple[PreparedCase | Failure, list[Line]]:
+        """The prepared case, or why there is none; and its base line where it is not written yet.
+
+        Args:
+            way: whose mistakes are made; where they change what the base is asked, there is no base line.
+        """
+        if way is not None and way.blind:
+            try:
+                return prepare(self.vlm, way.case(case), self.layer, self.plan.tokens, self.cache, self.guard), []
+            except STOPPING:
+                raise
+            except Exception as error:
+                return Failure.of("prepare", error), []
         if case.id in self._kept:
             return self._kept[case.id], []
         began = time.perf_counter()
@@ -88,11 +102,13 @@ class Worker:
     def _single(self, task: Task, bases: set[str]) -> Iterator[Line]:
         (place,) = task.cases
         case = self.cases[place]
-        prepared, lines = self._ready(case, bases)
+        usual, lines = self._ready(case, bases)
         yield from lines
         for name in task.variants:
             if (name, case.id, 1) in task.done:
                 continue
+            way = way_of(self.variants[name])
+            prepared = usual if way is None or not way.blind else self._ready(case, bases, way)[0]
             began = time.perf_counter()
             if isinstance(prepared, Failure):
                 scored = Scored(case.id, [], failure=prepared)
@@ -121,7 +137,8 @@ class Worker:
             self.guard.check()
             chain = Chain(self.vlm, self.variants[name])
             for count, case in enumerate(cases, 1):
-                edit = chain.add(case)
+                way = way_of(chain.variant)
+                edit = chain.add(case if way is None else way.case(case))
                 yield from self._made_again(task, name, case, edit)
                 is_last = count == len(cases)
                 if self.plan.protocol == "sequential" and count in points:
@@ -137,7 +154,7 @@ class Worker:
         for place, case in zip(task.cases, cases, strict=False):
             if (name, case.id, after) in task.done:
                 continue
-            prepared, lines = self._ready(case, bases)
+            prepared, lines = self._ready(case, bases, way_of(chain.variant))
             yield from lines
             began = time.perf_counter()
             if isinstance(prepared, Failure):
