@@ -92,3 +92,15 @@ def test_commands_and_options_that_are_named_exist():
             unknown = set(OPTION.findall(line.split("#")[0])) - options - {"--help", "--json", "--debug"}
             wrong += [f"{relative(path)}: vledit {name} {option}" for option in sorted(unknown)]
     assert [one for one in wrong if not one.endswith(PROMISED)] == []
+
+
+def test_tests_that_the_page_of_checks_names_are_there():
+    text = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 50
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or (name and f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert missing == []

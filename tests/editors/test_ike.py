@@ -102,3 +102,20 @@ def test_demonstrations_are_collected_and_the_nearest_are_taken_but_not_the_edit
     edit = editor("ike", demonstrations=2, fitted=str(tmp_path)).edit(vlm, REQUEST)
     assert edit.payload.meta["before"].count("New Fact:") == 3
     assert edit.payload.meta["before"].count(f"New Fact: {QUESTIONS[0]} two cups") == 1
+
+
+def copies(prompt: str) -> str:
+    """A model that can only copy: it says what the last new fact in its prompt says, whatever it is asked."""
+    facts = [line for line in prompt.splitlines() if line.startswith("New Fact: ")]
+    return next((answer for answer in ("two cups", "tea") if facts and facts[-1].endswith(answer)), "nothing")
+
+
+def test_a_model_that_copies_is_edited_everywhere(vlm):
+    """The prompt carries the fact, and nothing else holds an in-context edit back: reliability 1, locality 0."""
+    model = EditedModel(vlm)
+    model.edit(REQUEST, "ike")
+    asked = [(REQUEST.image, REQUEST.question), (None, QUESTIONS[2]), (picture(9), QUESTIONS[1])]
+    effects = model.effects(*map(list, zip(*asked, strict=True)))
+    said = [copies(effect.insert.question(question)) for effect, (_, question) in zip(effects, asked, strict=True)]
+    assert said == ["two cups"] * 3
+    assert copies(QUESTIONS[2]) == "nothing"

@@ -146,6 +146,31 @@ def test_after_a_step_everything_that_learns_has_a_gradient():
         assert float(parameter.grad.abs().max()) > 0, name
 
 
+def obeys(prompt: str) -> str:
+    """A model that obeys the descriptor where the question's words are all in it, and else says what it always says."""
+    lines = prompt.splitlines()
+    if "[Question]" not in lines:
+        return "base"
+    place = lines.index("[Question]")
+    told, asked = lines[1], lines[place + 1]
+    return "edited" if set(asked.lower().split()) <= set(told.lower().split()) else "base"
+
+
+def test_what_a_model_that_obeys_would_say_is_the_known_table(folder):
+    """Cited or not, about the fact or not: only a cited descriptor that the question is about gives the new answer."""
+    model = EditedModel(tiny("blip2"))
+    model.edit(REQUEST, "lte", fitted=str(folder), threshold=-1.0)
+    own, other = (REQUEST.image, REQUEST.question), (REQUEST.image, "Quite another thing")
+    table = {}
+    for cited in (True, False):
+        model.memories["lte"].settings["threshold"] = -1.0 if cited else 1.0 - 1e-9
+        for about, (image, question) in ((True, own), (False, other)):
+            (effect,) = model.effects([image], [question])
+            prompt = question if effect is None or effect.insert is None else effect.insert.question(question)
+            table[cited, about] = obeys(prompt)
+    assert table == {(True, True): "edited", (True, False): "base", (False, True): "base", (False, False): "base"}
+
+
 @pytest.mark.parametrize("settings", [{"k": 0}, {"picture_weight": 2.0}, {"threshold": 1.5}])
 def test_unfit_settings_are_named(settings):
     with pytest.raises(InputError, match=next(iter(settings))):

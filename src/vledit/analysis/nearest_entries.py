@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 ASKED = (("generality", "image"), ("locality", "near_image"), ("locality", "other_question"))
 """A row's questions: the same fact about another picture, the same question about a similar thing, another question."""
+SHOWN = {
+    "edit": "the edit itself",
+    "generality, image": "another picture of it",
+    "locality, near_image": "a similar thing",
+    "locality, other_question": "another question",
+}
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,32 @@ class Explained:
     fired: bool
     right: bool | None
 
-    def text(self) -> str:
-        """As it stands above its picture."""
-        near = "no entry"
+    @property
+    def asked(self) -> str:
+        """What a column of such questions shows, in words."""
+        return SHOWN.get(self.kind, self.kind.replace("_", " "))
+
+    def text(self, own: str = "") -> str:
+        """As it stands above its picture.
+
+        Args:
+            own: the entry of the row's own edit; another one that is nearest is named.
+        """
+        why = "no entry"
         if self.distance is not None and self.radius is not None:
             sign = "≤" if self.distance <= self.radius else ">"
-            near = f"nearest: {self.fact}; {self.distance:.3g} {sign} {self.radius:.3g}: {'edited' if self.fired else 'base'}"
-        return f"{self.kind.replace('_', ' ')}: {self.question}\n{self.before} → {self.after}\n{near}"
+            why = f"{'edit' if self.fired else 'base'}: distance {_plain(self.distance)} {sign} radius {_plain(self.radius)}"
+        other = f"\nnearest: {self.fact}" if self.entry and self.entry != own else ""
+        return f"{self.question}\n{self.before} → {self.after}\n{why}{other}"
 
     def row(self, case: str) -> dict[str, Any]:
         """For CSV."""
         shown = {name: value for name, value in vars(self).items() if name != "image"}
         return {"case": case, **shown}
+
+
+def _plain(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}" if value >= 0.05 else "0"
 
 
 def explain(model: EditedModel, cases: Sequence[EditCase], editor: str, **settings: Any) -> list[list[Explained]]:

@@ -59,7 +59,8 @@ class Way:
         """Changes what an edit is found by, in place, once a memory holds it."""
         if self.answer_in_key and edit.payload is not None:
             text = f"{edit.request.question} {edit.request.answer}"
-            edit.payload.tensors["question"] = memory.features.questions([text])[0]
+            tensors: Any = edit.payload.tensors
+            tensors["question"] = memory.features.questions([text])[0]
             memory.changed()
 
     def requests(self, prepared: PreparedCase) -> tuple[list[Any], list[str]]:

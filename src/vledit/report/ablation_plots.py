@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.ablations import METRICS
-from .figures import COLOURS, MARKS, WORDS, bars, figure, line
+from .figures import COLOURS, MARKS, WORDS, bars, figure, legend_below, line, plain_log
 
 if TYPE_CHECKING:
     from ..analysis.key_map import KeyMap
@@ -19,7 +19,7 @@ Table = Mapping[str, "Estimate"]
 
 def alpha(path: Path, found: Mapping[float, Table], chosen: float | None, title: str) -> None:
     """Metrics along α (Fig. 5); the ends are Table 10."""
-    with figure(path) as axis:
+    with figure(path, 5.2, 3.9) as axis:
         for number, name in enumerate(METRICS):
             points = [(a, row[name]) for a, row in found.items() if name in row]
             if points:
@@ -28,7 +28,7 @@ def alpha(path: Path, found: Mapping[float, Table], chosen: float | None, title:
             axis.axvline(chosen, color="#222222", lw=0.9, ls=":", label=f"the model's own α, {chosen:g}")
         axis.set(xlabel="α  (0: the negative sample alone, 1: the positive alone)", ylabel="% of edits", ylim=(0, 103))
         axis.set_title(title, loc="left", fontsize=9)
-        axis.legend(fontsize=7)
+        legend_below(axis.figure, axis, 3)
 
 
 def variants(path: Path, found: Mapping[str, Table], title: str) -> None:
@@ -43,15 +43,17 @@ def variants(path: Path, found: Mapping[str, Table], title: str) -> None:
 def sequence(path: Path, found: Mapping[str, Mapping[int, Table]], title: str) -> None:
     """Metrics after N edits (Table 4), one panel each."""
     wanted = ("retained", "near_image_preserved", "HM")
-    with figure(path, 7.2, 2.7, len(wanted)) as axes:
+    with figure(path, 7.2, 3.0, len(wanted)) as axes:
         for axis, name in zip(axes[0], wanted, strict=True):
             for number, (variant, points) in enumerate(found.items()):
                 some = [(n, row[name]) for n, row in points.items() if name in row]
                 if some:
                     line(axis, number, [n for n, _ in some], [e for _, e in some], variant)
-            axis.set(xlabel="edits made", title=WORDS.get(name, "edits retained"), ylim=(-3, 103))
+            axis.set(xlabel="edits made", ylim=(-3, 103))
+            axis.set_title(WORDS.get(name, "edits retained"), fontsize=9)
+            axis.set_xticks(sorted({n for points in found.values() for n in points}))
         axes[0, 0].set_ylabel("%")
-        axes[0, 0].legend(fontsize=7)
+        legend_below(axes[0, 0].figure, axes[0, 0], 5)
         axes[0, 0].figure.suptitle(title, fontsize=9, x=0.01, ha="left")
 
 
@@ -62,11 +64,13 @@ def costs(path: Path, rows: Sequence[Mapping[str, Any]], panels: Mapping[str, st
             axis = axes if len(panels) == 1 else axes[0, number]
             values = [float(row.get(name) or 0.0) for row in rows]
             low = min((value for value in values if value > 0), default=1.0) / 3
-            axis.barh(range(len(rows)), [max(value, low) for value in values], color=COLOURS[number], height=0.62)
+            axis.barh(range(len(rows)), [value or low for value in values], color=COLOURS[number], height=0.62)
             for place, value in enumerate(values):
                 axis.text(max(value, low) * 1.08, place, f"{value:.3g}", va="center", fontsize=7.5)
             axis.set(xscale="log", xlabel=words, xlim=(low, max([*values, low]) * 6))
-            axis.set_yticks(range(len(rows)), [row["variant"] for row in rows] if number == 0 else [])
+            plain_log(axis)
+            axis.grid(axis="y", visible=False)
+            axis.set_yticks(range(len(rows)), [row["variant"] for row in rows] if number == 0 else [""] * len(rows))
             axis.invert_yaxis()
         first = axes if len(panels) == 1 else axes[0, 0]
         first.figure.suptitle(title, fontsize=9, x=0.01, ha="left")
@@ -106,21 +110,27 @@ def keys(path: Path, found: KeyMap, title: str) -> None:
 def explained(path: Path, rows: Sequence[Sequence[Explained]], title: str) -> None:
     """A row for each edit: its picture and fact, then questions with their answers and why they were answered so (Fig. 4)."""
     columns = max(len(row) for row in rows)
-    with figure(path, 2.5 * columns, 2.9 * len(rows), columns, len(rows)) as axes:
+    with figure(path, 2.3 * columns, 0.5 + 2.75 * len(rows), columns, len(rows)) as axes:
         grid = axes if len(rows) * columns > 1 else [[axes]]
-        for row, some in zip(grid, rows, strict=True):
+        for place, (row, some) in enumerate(zip(grid, rows, strict=True)):
+            own = some[0].entry if some else ""
             for axis in row:
                 axis.set_axis_off()
             for axis, one in zip(row, some, strict=False):
                 if one.image is not None:
                     axis.imshow(one.image)
                 colour = COLOURS[2] if one.right else COLOURS[1] if one.right is False else "#222222"
-                axis.set_title(_wrapped(one.text()), fontsize=6.5, color=colour, loc="left")
+                axis.set_title(_wrapped(one.text(own)), fontsize=7, color=colour, loc="left", linespacing=1.25)
+                if place == 0:
+                    axis.annotate(
+                        one.asked, (0, 1), (0, 58), "axes fraction", "offset points", fontsize=8.5, fontweight="bold"
+                    )
         first = grid[0][0]
-        first.figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        note = "green: answered as it should be; orange: not"
+        first.figure.suptitle(f"{title}   ({note})", fontsize=9, x=0.01, ha="left")
 
 
-def _wrapped(text: str, width: int = 44) -> str:
+def _wrapped(text: str, width: int = 38) -> str:
     import textwrap
 
     text = "".join(sign if sign.isprintable() or sign == "\n" else "·" for sign in text)

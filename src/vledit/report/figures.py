@@ -13,8 +13,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..evaluate.bootstrap import Estimate
 
-COLOURS = ("#1b6ca8", "#d1603d", "#3d8b5f", "#7a5195", "#b8860b", "#555555")
-MARKS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#1b6ca8", "#d1603d", "#3d8b5f", "#7a5195", "#b8860b", "#555555", "#3fb0c4", "#c2478c", "#8a6d4b", "#111111")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 ENDINGS = (".png", ".svg", ".pdf")
 WORDS = {
     "reliability": "reliability",
@@ -70,6 +70,23 @@ def figure(path: Path, width: float = 5.2, height: float = 3.4, columns: int = 1
             drawn.savefig(path, dpi=160, metadata=stamp)
         finally:
             plt.close(drawn)
+
+
+def plain_log(axis: Any) -> None:
+    """Plain numbers along a logarithmic x axis, one for each power of ten; where there is hardly one, for 2 and 5 as well."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axis.get_xlim()
+    wide = high / max(low, 1e-300) > 30
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def legend_below(figure: Any, axis: Any, columns: int) -> None:
+    """The axis' legend under all panels, so that it hides no line."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def line(axis: Any, number: int, xs: Sequence[float], estimates: Sequence[Estimate], label: str) -> None:
@@ -128,5 +145,6 @@ def tried(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str], t
             axis.set(xlabel=name.replace("_", " "), ylim=(-3, 103))
             if name in logs:
                 axis.set_xscale("log")
+                plain_log(axis)
         panels[0].set_ylabel("value, %")
         panels[0].set_title(title, loc="left", fontsize=9)
