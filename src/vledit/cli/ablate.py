@@ -137,6 +137,7 @@ def _scored(
     from ..evaluate.plan import Plan
     from ..evaluate.results import read_results
     from ..evaluate.runner import run
+    from ..evaluate.trunk_cache import TrunkCache
     from ..report import ablation_plots as plots
 
     points = tuple(int(part) for part in at.split(",") if part.strip()) if at else _points(len(cases))
@@ -145,7 +146,8 @@ def _scored(
     scored = len(plan.points(len(cases))) * len(cases) if chosen.sequence else len(cases)
     with bar() as progress:
         task = progress.add_task(chosen.name, total=len(variants) * scored)
-        run(vlm, cases, variants, results, plan, progress=lambda _: progress.advance(task), **about)
+        cache = TrunkCache(vlm)  # ablations are mostly of the same edits
+        run(vlm, cases, variants, results, plan, cache, progress=lambda _: progress.advance(task), **about)
     records = read_results(results)[1]
     for line in failures(records):
         errors.print(line, markup=False, highlight=False, soft_wrap=True)

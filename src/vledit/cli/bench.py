@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..evaluate.manifest import Variant
     from ..evaluate.plan import Plan
     from ..evaluate.runner import Engine
+    from ..evaluate.trunk_cache import TrunkCache
     from ..vlm.base import VLM
 
 ENGINES = ("local", "ray")
@@ -394,9 +395,13 @@ def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict
 
 
 def records_of(
-    vlm: Any, cases: list[Any], variants: list[Any], progress: Callable[[], None] = lambda: None
+    vlm: Any,
+    cases: list[Any],
+    variants: list[Any],
+    progress: Callable[[], None] = lambda: None,
+    cache: TrunkCache | None = None,
 ) -> list[dict[str, Any]]:
-    """Single-edit records that are kept in no file."""
+    """Single-edit records that are kept in no file.  `cache`: where what the base says is kept between calls."""
     import tempfile
 
     from ..evaluate.plan import Plan
@@ -405,7 +410,7 @@ def records_of(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.jsonl"
-        run(vlm, cases, variants, path, Plan(tokens=False), progress=lambda _: progress())
+        run(vlm, cases, variants, path, Plan(tokens=False), cache, progress=lambda _: progress())
         return read_results(path)[1]
 
 

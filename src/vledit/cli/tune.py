@@ -66,6 +66,7 @@ def tune(
     from ..editors.named import published, tuned_folder
     from ..editors.registry import editor_class
     from ..evaluate.manifest import Variant, case_key
+    from ..evaluate.trunk_cache import TrunkCache
     from ..evaluate.tuning import BEST, STUDY, Search, import_optuna, space
     from ..report import figures
 
@@ -96,8 +97,10 @@ def tune(
     }
     search = Search(editor, folder, about, seed, fixed, first)
 
+    cache = TrunkCache(vlm)  # every trial is of the same cases
+
     def score(settings: Any) -> list[dict[str, Any]]:
-        return records_of(vlm, cases, [Variant(editor, editor, dict(settings))])
+        return records_of(vlm, cases, [Variant(editor, editor, dict(settings))], cache=cache)
 
     with bar() as progress:
         task = progress.add_task(f"tuning {editor}", total=trials, completed=len(search.done))
