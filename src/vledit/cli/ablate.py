@@ -66,7 +66,7 @@ def ablate(
         typer.Option("--set", help="NAME=VALUE: a setting of balancedit in every variant (may be repeated)."),
     ] = None,
     probes: MostProbes = 0,
-    seed: Annotated[int, typer.Option(help="keys: of t-SNE.")] = 0,
+    seed: Annotated[int, typer.Option(help="keys: random seed of t-SNE.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="List the ablations and stop.")] = False,
     benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
@@ -84,7 +84,7 @@ def ablate(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Vary one thing about BalancEdit (or compare editors by cost), and draw what it does; an interrupted run goes on."""
+    """Run one ablation of BalancEdit, or compare the cost of editors, and plot it. An interrupted run can be continued."""
     from ..editors.balancedit import BalancEditConfig
     from ..evaluate import ablations
     from ..report import figures

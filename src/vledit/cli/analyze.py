@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Editors = Annotated[
     str, typer.Option(help="Editors as for `vledit bench`; empty: the base alone. The base is always there.")
 ]
-Limit = Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")]
+Limit = Annotated[int, typer.Option(help="Number of edits, spread evenly over the split; 0: all.")]
 Cells = Annotated[
     str,
     typer.Option(
@@ -53,7 +53,7 @@ DEFAULT_CELLS = "edit,text_generality,T1I2,T1I3"
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(
-        name="analyze", help="Where an answer comes from, before and after an edit.", no_args_is_help=True
+        name="analyze", help="Analyse where an answer comes from, before and after an edit.", no_args_is_help=True
     )
     group.command("attribution")(attribution)
     group.command("masking")(masking)
@@ -84,10 +84,10 @@ def attribution(
         ),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="Write a page with the curves and the flow over the layers.")
+        Path | None, typer.Option(help="HTML page to write, with curves and the flow through the layers.")
     ] = None,
-    show: Annotated[int, typer.Option(help="Of how many edits the page draws the flow.")] = 3,
-    out: Annotated[Path, typer.Option(help="File of the figures (JSONL); an interrupted run goes on in it.")] = Path(
+    show: Annotated[int, typer.Option(help="For how many edits the page draws the flow.")] = 3,
+    out: Annotated[Path, typer.Option(help="Results file (JSONL). If it exists, the run in it is continued.")] = Path(
         "attribution.jsonl"
     ),
     retriever: Retriever = "all-MiniLM-L6-v2",
@@ -98,7 +98,7 @@ def attribution(
     device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
-    """The picture's share in every layer's attribution (Algorithm 1), of the base and of edited models."""
+    """Compute the picture's share in the attribution of every layer (De-VQA, Algorithm 1), for the base and for edited models."""
     from ..analysis import study
 
     blind = None if results is None else _blindness(results)  # an unfit file is told before the run
@@ -158,7 +158,7 @@ def masking(
     cells: Cells = "edit",
     gamma: Gamma = 0.7,
     top_k: TopK = 3,
-    out: Annotated[Path, typer.Option(help="File of the figures (JSONL); an interrupted run goes on in it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Results file (JSONL). If it exists, the run in it is continued.")] = Path(
         "masking.jsonl"
     ),
     retriever: Retriever = "all-MiniLM-L6-v2",
@@ -169,7 +169,7 @@ def masking(
     device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
-    """How often an answer stays when only attributed tokens may be looked at, and changes when they may not (Table 1)."""
+    """Test the attribution by masking: is the answer kept with attributed tokens alone, and lost without them?"""
     from ..analysis import study
 
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, retriever)
@@ -222,7 +222,7 @@ def kl(
     split: Split = "test",
     limit: Limit = 50,
     cells: Cells = "T3I3,text_generality,T1I2,T2I2",
-    out: Annotated[Path, typer.Option(help="File of the figures (JSONL); an interrupted run goes on in it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Results file (JSONL). If it exists, the run in it is continued.")] = Path(
         "kl.jsonl"
     ),
     retriever: Retriever = "all-MiniLM-L6-v2",
@@ -233,7 +233,7 @@ def kl(
     device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
-    """How far an edit moves predictions at the picture's tokens against those at the text's (Eq. 17, Table 5)."""
+    """Compare how far an edit moves the predictions at picture tokens and at text tokens (De-VQA, Eq. 17 and Table 5)."""
     from ..analysis import study
 
     files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published, retriever)
@@ -276,7 +276,7 @@ def retrieval(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """How alike the pictures are that De-VQA finds by the question and by the picture (the paper's consistency analysis)."""
+    """Measure how similar the pictures are that De-VQA retrieves by question and by picture (its consistency analysis)."""
     from ..analysis.consistency import consistency
     from ..data.devqa import DevQA, index_of
 

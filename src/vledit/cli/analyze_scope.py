@@ -44,8 +44,8 @@ def scope(
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
     split: Split = "validation",
-    limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 40,
-    probes: Annotated[int, typer.Option(help="Most probes of each cell, the first ones.")] = 4,
+    limit: Annotated[int, typer.Option(help="Number of edits, spread evenly over the split; 0: all.")] = 40,
+    probes: Annotated[int, typer.Option(help="Most questions of each kind, taken from the front.")] = 4,
     layers: Annotated[
         str, typer.Option(help="Decoder layers whose entering state is tried too, e.g. 22,24,28; empty: every fourth.")
     ] = "",
@@ -66,7 +66,7 @@ def scope(
     device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
-    """How well each key tells an edit's own questions from others: AUC, the best single threshold, an oracle for each edit."""
+    """Measure how well each kind of key separates an edit's own questions from others: AUC, best threshold, oracle."""
     import numpy as np
 
     from ..analysis.scope_ceiling import ceiling, collect, whitening

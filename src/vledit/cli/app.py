@@ -107,7 +107,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         cls=Commands,
         name="vledit",
-        help="Change one thing a vision-language model knows, and prove what else changed.",
+        help="Correct one thing that a vision-language model knows, and see what else changed.",
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,

@@ -36,26 +36,32 @@ def register(app: typer.Typer) -> None:
 
 
 def ask(
-    question: Annotated[str | None, typer.Argument(help="The question, as you would type it.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="Picture; none for a text-only question.")] = None,
-    codebook: Annotated[Path | None, typer.Option("--codebook", "-c", help="Edits that act on the model.")] = None,
+    question: Annotated[str | None, typer.Argument(help="The question to ask.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", help="Picture file; leave out for a question without a picture.")
+    ] = None,
+    codebook: Annotated[Path | None, typer.Option("--codebook", "-c", help="Codebook file whose edits apply.")] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say which edit fired or was nearest, and how far.")
+        bool, typer.Option("--explain", help="Print which edit acted or was nearest, its distance and its radius.")
     ] = False,
     table: Annotated[
         Path | None,
-        typer.Option("--from", help="Many questions: a CSV, JSONL, JSON or YAML file (question, image, answer, …)."),
+        typer.Option(
+            "--from", help="Ask all questions of a CSV, JSONL, JSON or YAML file (columns question, image, answer, …)."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="With --from: the CSV, TSV or JSONL file for the answers.")
+        Path | None, typer.Option("--out", "-o", help="With --from: CSV, TSV or JSONL file to write the answers to.")
     ] = None,
     images: Annotated[
-        list[Path] | None, typer.Option("--images", help="With --from: a folder with its pictures (may be repeated).")
+        list[Path] | None, typer.Option("--images", help="With --from: folder of the pictures (may be repeated).")
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="With --from: ask the model without edits, too.")] = False,
-    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="With --from: leave unfit rows out.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="With --from: also ask the model without the edits.")] = False,
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="With --from: skip invalid rows instead of stopping.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --from: begin --out anew instead of going on with it.")
+        bool, typer.Option("--overwrite", help="With --from: start over instead of continuing --out.")
     ] = False,
     model: Model = "pocket",
     device: Device = "cpu",
@@ -65,7 +71,7 @@ def ask(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Ask the model a question about a picture. Or many questions, --from a file; an interrupted run goes on."""
+    """Ask the model a question about a picture, or many questions with --from FILE. An interrupted run can be continued."""
     if table is not None:
         from .ask_table import AskOptions, ask_from
 

@@ -70,8 +70,10 @@ def bench(
     skip_missing: SkipMissing = False,
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
-    split: Annotated[str, typer.Option(help="Of icons and its kin: train, validation or test.")] = "test",
-    limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 100,
+    split: Annotated[
+        str, typer.Option(help="Split of icons and data sets built like it: train, validation or test.")
+    ] = "test",
+    limit: Annotated[int, typer.Option(help="Number of edits, spread evenly over the split; 0: all.")] = 100,
     probes: MostProbes = 0,
     devqa: Annotated[
         bool,
@@ -97,30 +99,33 @@ def bench(
         ),
     ] = "single",
     at: Annotated[
-        str, typer.Option(help="Sequential: after which numbers of edits to score, e.g. 1,10,50,200; default: all.")
+        str,
+        typer.Option(
+            help="sequential: numbers of edits after which to score, e.g. 1,10,50,200; by default only after all."
+        ),
     ] = "",
-    batch_size: Annotated[int, typer.Option(help="Batch: edits given at once.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="batch: edits made at once.")] = 10,
     exact_only: Annotated[
-        bool, typer.Option("--exact-only", help="Leave out the scores by token, which need a second pass.")
+        bool, typer.Option("--exact-only", help="Leave out token-level scores, which need a second pass.")
     ] = False,
-    texts: Annotated[int, typer.Option(help="Of how many edits to generate the free text, for the report.")] = 20,
-    out: Annotated[Path, typer.Option(help="Results file (JSONL); an interrupted run goes on in it.")] = Path(
+    texts: Annotated[int, typer.Option(help="For how many edits to generate free answers, shown in the report.")] = 20,
+    out: Annotated[Path, typer.Option(help="Results file (JSONL). If it exists, the run in it is continued.")] = Path(
         "results.jsonl"
     ),
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run edits that failed again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry edits that failed.")] = False,
     gate: Annotated[
-        Path | None, typer.Option(help="YAML file with thresholds; exit code 8 where an editor does not keep them.")
+        Path | None, typer.Option(help="YAML file with thresholds; exit with code 8 if an editor misses one.")
     ] = None,
     cache_gb: Annotated[
-        float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
+        float, typer.Option(help="Disk space for cached activations, in GB; 0 turns the cache off.")
     ] = 8.0,
     batch_tokens: Annotated[
-        int, typer.Option(help="Tokens that go through the frozen part of the model together; a GPU takes more.")
+        int, typer.Option(help="Tokens per batch in the frozen part of the model; raise it on a GPU.")
     ] = 1024,
     engine: Annotated[
         str, typer.Option(help="local, or ray: spread over workers (pip install 'vledit[ray]').")
     ] = "local",
-    workers: Annotated[int, typer.Option(help="Ray: how many workers.")] = 2,
+    workers: Annotated[int, typer.Option(help="Ray: number of workers.")] = 2,
     worker_cpus: Annotated[float, typer.Option(help="Ray: CPUs of each worker.")] = 1.0,
     worker_gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker; may be a fraction.")] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="Ray: address of a running cluster.")] = None,
@@ -132,7 +137,7 @@ def bench(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Score editors on a benchmark; every figure comes with a bootstrap 95 % interval."""
+    """Score editors on a benchmark. Every figure comes with a 95 % bootstrap interval."""
     from ..editors.named import KEY
     from ..evaluate.as_released import beside
     from ..evaluate.gate import judge, read_thresholds
@@ -345,7 +350,7 @@ def _plain(tables: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
 
 def choose_alpha(
     samples: Annotated[int, typer.Option(help="How many held-out edits (the paper takes 5).")] = 5,
-    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the choice.")] = 0,
     transformation: Annotated[str, typer.Option(help="full or span.")] = "full",
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
     benchmark: Annotated[

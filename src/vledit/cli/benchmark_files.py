@@ -22,20 +22,28 @@ if TYPE_CHECKING:
     from ..data.reading import Files, Reading
 
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")]
-Split = Annotated[str, typer.Option(help="Of icons: train, validation or test.")]
-MostProbes = Annotated[int, typer.Option(help="Most probes of each cell, the first ones; 0: all.")]
+Split = Annotated[str, typer.Option(help="Split of icons: train, validation or test.")]
+MostProbes = Annotated[int, typer.Option(help="Most questions of each kind, taken from the front; 0: all.")]
 Annotations = Annotated[Path | None, typer.Option(help="Annotation file of a benchmark that is read from files.")]
-Images = Annotated[list[Path] | None, typer.Option("--images", help="Folder of its pictures (may be repeated).")]
+Images = Annotated[
+    list[Path] | None, typer.Option("--images", help="Folder of the benchmark's pictures (may be repeated).")
+]
 With = Annotated[
     list[str] | None,
-    typer.Option("--with", help="NAME=VALUE: another file or setting of the benchmark; see `vledit data check`."),
+    typer.Option(
+        "--with",
+        help="NAME=VALUE: a further file or setting of the benchmark; see `vledit data check` (may be repeated).",
+    ),
 ]
 SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Leave out what needs a missing picture, and say how much that is.")
+    bool, typer.Option("--skip-missing", help="Skip everything whose picture is missing, and report how much that is.")
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records that are unfit, and say how many.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip invalid records, and report how many there are.")]
 AsPublished = Annotated[
-    bool, typer.Option("--as-published", help="Keep the texts to the letter: stray quotes, prefixes, underscores.")
+    bool,
+    typer.Option(
+        "--as-published", help="Keep texts exactly as published, with stray quotes, prefixes and underscores."
+    ),
 ]
 
 
@@ -150,7 +158,9 @@ def check(
     annotations: Annotations = None,
     images: Images = None,
     more: With = None,
-    split: Annotated[str, typer.Option(help="Of icons and its kin: train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of icons and data sets built like it: train, validation or test.")
+    ] = "test",
     as_published: AsPublished = False,
     open_pictures: Annotated[
         bool, typer.Option("--open-pictures", help="Open every picture, and list those that are damaged.")
@@ -163,7 +173,7 @@ def check(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Read a benchmark's files and say which they are, what they hold, and everything that is missing or unfit in them."""
+    """Read a benchmark's files and report which version they are, what they contain, and what is missing or invalid."""
     from ..data import benchmarks
 
     chosen = benchmarks.benchmark(name)

@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def models(
     estimate: Annotated[
         str | None,
-        typer.Option("--estimate", help="Say what this model (name, folder or Hugging Face id) takes; loads nothing."),
+        typer.Option(
+            "--estimate",
+            help="Estimate memory and time for this model (name, folder or Hugging Face id). Loads nothing.",
+        ),
     ] = None,
     check: Annotated[
         str | None,
@@ -44,15 +47,20 @@ def models(
             help="With --check: run the Python code that the checkpoint carries. It may do all that you may; read it first.",
         ),
     ] = False,
-    edits: Annotated[int, typer.Option(help="With --estimate: how many edits.")] = 1000,
+    edits: Annotated[int, typer.Option(help="With --estimate: number of edits.")] = 1000,
     dtype: Dtype = "float32",
     quantization: Quantization = None,
-    batch: Annotated[int, typer.Option(help="With --estimate: questions answered at once.")] = 1,
-    site: Annotated[str, typer.Option(help="With --estimate: edited layer, e.g. -1.mlp.up; empty: the family's.")] = "",
-    answer_tokens: Annotated[int, typer.Option(help="With --estimate: tokens of an answer, its end included.")] = 4,
+    batch: Annotated[int, typer.Option(help="With --estimate: questions per batch.")] = 1,
+    site: Annotated[
+        str,
+        typer.Option(help="With --estimate: layer to edit, e.g. -1.mlp.up; by default the one chosen for the family."),
+    ] = "",
+    answer_tokens: Annotated[
+        int, typer.Option(help="With --estimate: tokens per answer, including the end token.")
+    ] = 4,
     json: Json = False,
 ) -> None:
-    """List the models that can be edited, and what is proven of each; or look at one: whether it can, what it takes."""
+    """List the models that can be edited and what is tested for each, or find out about one model (--check, --estimate)."""
     if check is not None and estimate is not None:
         raise InputError(
             "--check and --estimate: give one of the two; --check says how much memory the model takes, too."
@@ -208,9 +216,9 @@ def _count(parameters: int) -> str:
 
 
 def editors(
-    name: Annotated[str | None, typer.Argument(help="A method, to see its settings.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show the settings of this editor.")] = None, json: Json = False
 ) -> None:
-    """List the editing methods, or the settings of one (for `vledit edit --set name=value`)."""
+    """List the editors, or the settings of one of them, which `vledit edit --set name=value` changes."""
     from ..editors import registry
 
     if name is None:

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    codebook: Annotated[Path, typer.Argument(help="The codebook file whose edits are to be shipped.")],
+    codebook: Annotated[Path, typer.Argument(help="Codebook file to check.")],
     probes: Annotated[
         Path,
         typer.Option(
@@ -47,14 +47,14 @@ def check(
     answers: Annotated[
         Path | None,
         typer.Option(
-            "--answers", help="Keep all answers in this CSV, TSV or JSONL file; an interrupted check goes on."
+            "--answers", help="CSV, TSV or JSONL file for all answers; with it an interrupted check can be continued."
         ),
     ] = None,
     images: Annotated[
-        list[Path] | None, typer.Option("--images", help="A folder with the probes' pictures (may be repeated).")
+        list[Path] | None, typer.Option("--images", help="Folder of the pictures (may be repeated).")
     ] = None,
-    allow: Annotated[int, typer.Option(min=0, help="How many probes may fail before the exit code says so.")] = 0,
-    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="Leave unfit rows out.")] = False,
+    allow: Annotated[int, typer.Option(min=0, help="How many questions may fail before the exit code becomes 8.")] = 0,
+    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="Skip invalid rows instead of stopping.")] = False,
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -63,7 +63,7 @@ def check(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Ask every probe without and with the edits, and fail (exit code 8) where answers are not as they should be."""
+    """Ask a set of questions without and with the edits, and exit with code 8 if an answer is not as it should be."""
     from ..data.question_rows import question_table
     from ..paths import output_file
 

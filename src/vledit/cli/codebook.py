@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ..codebook import Codebook, Entry
 
 File = Annotated[Path, typer.Argument(help="The codebook file.")]
-Id = Annotated[str, typer.Argument(help="The entry's id, as `vledit codebook list` shows it.")]
+Id = Annotated[str, typer.Argument(help="Id of the edit; `vledit codebook list` shows it.")]
 STYLES = {"active": "green", "retired": "yellow", "removed": "dim"}
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
-    group = typer.Typer(no_args_is_help=True, help="Look into a codebook file, take edits out and put them back.")
+    group = typer.Typer(no_args_is_help=True, help="Inspect a codebook file, remove edits and restore them.")
     for command in (list_, show, remove, restore, purge, export, history, verify, merge, diff):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="codebook")
@@ -105,13 +105,13 @@ def facts(entry: Entry) -> dict[str, str]:
 
 
 def remove(file: File, id: Id, json: Json = False) -> None:
-    """Take an edit out; what it had replaced is active again."""
+    """Remove an edit. The edit that it had replaced, if any, becomes active again."""
     with _open(file, readonly=False) as book:
         _changed(book.remove(id), "removed", json)
 
 
 def restore(file: File, id: Id, json: Json = False) -> None:
-    """Put a removed or retired edit back, bit for bit."""
+    """Restore a removed or replaced edit exactly as it was."""
     with _open(file, readonly=False) as book:
         _changed(book.restore(id), "restored", json)
 
@@ -119,10 +119,10 @@ def restore(file: File, id: Id, json: Json = False) -> None:
 def purge(
     file: File,
     id: Id,
-    yes: Annotated[bool, typer.Option("--yes", help="Really delete it; it cannot be restored.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm; a deleted edit cannot be restored.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete an edit for good, with its picture and texts."""
+    """Delete an edit for good, including its picture and texts."""
     with _open(file, readonly=False) as book:
         entry = book.get(id)
         if not yes:
@@ -141,10 +141,10 @@ def _changed(entry: Entry, action: str, json: bool) -> None:
 def export(
     file: File,
     out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
-    tensors: Annotated[bool, typer.Option("--tensors", help="With keys, transformations and pictures.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Include keys, weight changes and pictures.")] = False,
     json: Json = False,
 ) -> None:
-    """Write everything as readable JSON."""
+    """Write the codebook as readable JSON."""
     with _open(file) as book:
         book.export(out, tensors=tensors)
         count = len(book.entries())
@@ -155,7 +155,7 @@ def export(
 
 
 def history(file: File, json: Json = False) -> None:
-    """Show what was done, oldest first."""
+    """Show the history of the codebook, oldest first."""
     with _open(file) as book:
         events = book.history()
     if json:

@@ -25,13 +25,13 @@ def merge(
     prefer: Annotated[
         str | None,
         typer.Option(
-            help="Which answer counts where the two differ: first, second or newest. Without it they must agree."
+            help="Which answer to keep in a conflict: first, second or newest. Without it, conflicts stop the merge."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --out.")] = False,
     json: Json = False,
 ) -> None:
-    """Join two codebooks of one model. Facts with different answers are listed, and nothing is written until you choose."""
+    """Merge two codebooks of the same model. Conflicts are listed, and nothing is written until you choose with --prefer."""
     from ..codebook import Codebook
     from ..codebook.joining import hidden
     from ..codebook.joining import merge as merged
@@ -71,7 +71,7 @@ def merge(
 def diff(
     first: First,
     second: Second,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 where the codebooks differ.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with code 1 if the codebooks differ.")] = False,
     json: Json = False,
 ) -> None:
     """Show how two codebooks differ, fact by fact."""

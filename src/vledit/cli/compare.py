@@ -18,14 +18,16 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="Results file; FILE::VARIANT where it has several.")],
-    second: Annotated[str, typer.Argument(help="The one to hold against it; may be another variant of the same file.")],
-    force: Annotated[bool, typer.Option("--force", help="Compare runs of other models or benchmarks too.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    all_metrics: Annotated[bool, typer.Option("--all", help="Show the scores by token and top-10 as well.")] = False,
+    first: Annotated[str, typer.Argument(help="Results file, or FILE::VARIANT if it holds several variants.")],
+    second: Annotated[
+        str, typer.Argument(help="Results file to compare with; may be another variant of the same file.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Compare even if models or benchmarks differ.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    all_metrics: Annotated[bool, typer.Option("--all", help="Also show token-level and top-10 scores.")] = False,
     json: Json = False,
 ) -> None:
-    """Which differences are significant: paired bootstrap over the edits that both have."""
+    """Show which differences between two results are significant, by a paired bootstrap over the edits they share."""
     from ..evaluate import compare as comparing
     from ..evaluate.results import read_results
 

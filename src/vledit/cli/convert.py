@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     group.command("minigpt4")(minigpt4)
     group.command("check")(check)
-    app.add_typer(group, name="convert", help="Make a Hugging Face folder of a model that was published in pieces.")
+    app.add_typer(
+        group, name="convert", help="Assemble a Hugging Face folder from a model that was published in parts."
+    )
 
 
 def minigpt4(
@@ -34,13 +36,13 @@ def minigpt4(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; by default each tensor as it was published.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is there.")] = False,
-    vision_layers: Annotated[int, typer.Option(help="Blocks of the ViT that are run.", hidden=True)] = 39,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+    vision_layers: Annotated[int, typer.Option(help="Number of ViT blocks.", hidden=True)] = 39,
     vision_heads: Annotated[int, typer.Option(help="Attention heads of the ViT.", hidden=True)] = 16,
     qformer_heads: Annotated[int, typer.Option(help="Attention heads of the Q-Former.", hidden=True)] = 12,
     json: Json = False,
 ) -> None:
-    """Put MiniGPT-4 together: ViT-g, Q-Former, Vicuna and projection become one folder that `--model` takes.
+    """Assemble MiniGPT-4 from ViT-g, Q-Former, Vicuna and projection into one folder that `--model` accepts.
 
     Every tensor is accounted for in conversion.json, with the SHA-256 of each file read and written.
     """
@@ -69,7 +71,7 @@ def minigpt4(
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder that `vledit convert` made.")], json: Json = False
 ) -> None:
-    """Compare every file of a converted folder with its hash."""
+    """Check every file of a converted folder against its hash."""
     from ..convert.folder import verify
 
     with _bar() as progress:

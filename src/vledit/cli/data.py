@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(help="Name of a data set; see `vledit data 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
-    group = typer.Typer(no_args_is_help=True, help="The embedded data set and the benchmarks.")
+    group = typer.Typer(no_args_is_help=True, help="Build and inspect data sets and benchmarks.")
     data_build.register(group)
     for command in (list_, card, sheet, edits, check):
         group.command(command.__name__.rstrip("_"))(command)
@@ -140,7 +140,7 @@ def edits(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Choose the edits to score: of all candidates those whose question the base model answers rightly."""
+    """Choose the edits to score: all candidates whose question the unedited model answers correctly."""
     _known(name)
     from ..data import icons
     from ..data.icons.edit_filter import PARTS

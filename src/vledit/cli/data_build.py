@@ -11,13 +11,18 @@ from .output import Json
 
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="demo (little, for the demo), full, or domains and icon sets (may be repeated)."),
+    typer.Option(
+        "--only",
+        help="demo (the little that the demo needs), full, or names of domains and icon sets (may be repeated).",
+    ),
 ]
 
 
 def register(group: typer.Typer) -> None:
     """Adds the group to `vledit data`."""
-    own = typer.Typer(invoke_without_command=True, help="Build the embedded data set, or a benchmark of your own data.")
+    own = typer.Typer(
+        invoke_without_command=True, help="Build the data set `icons`, or a benchmark from your own data."
+    )
     own.callback()(_default)
     own.command("icons")(icons)
     own.command("okedit")(data_build_okedit.okedit)
@@ -31,7 +36,7 @@ def _default(ctx: typer.Context, only: Only = None, json: Json = False) -> None:
 
 
 def icons(only: Only = None, json: Json = False) -> None:
-    """Build the embedded data set in the cache; what is there already is not built again."""
+    """Build the data set `icons` in the cache. Parts that exist are not built again."""
     from ..data import icons as data
     from .data import show_built
 

@@ -27,7 +27,7 @@ MODEL_PANEL, PICTURE_PANEL, WANT_PANEL = "Language model", "Picture model", "Wha
 
 def okedit(
     source: Annotated[Path, typer.Option(help="Own records (.csv or .jsonl) or OK-VQA's annotations (.json).")],
-    out: Annotated[Path, typer.Option(help="Folder of the benchmark; one that is there is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder of the benchmark; an existing one is replaced.")],
     llm: Annotated[str, typer.Option(help="Address of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
     llm_model: Annotated[str, typer.Option(help="Name that the endpoint knows the language model by.")],
     image_model: Annotated[
@@ -44,45 +44,62 @@ def okedit(
         list[str] | None,
         typer.Option(help="NAME=COLUMN: what own records call image, question, answer, … (may be repeated)."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Take so many records, spread evenly; 0 takes all.")] = 0,
+    limit: Annotated[int, typer.Option(help="Number of records, spread evenly; 0: all.")] = 0,
     name: Annotated[str, typer.Option(help="First part of the cases' ids.")] = "okedit",
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it will ask for and cost, and do nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what will be requested and what it costs; do nothing.")
+    ] = False,
     key_variable: Annotated[
         str, typer.Option(help="Environment variable with the endpoint's key.", rich_help_panel=MODEL_PANEL)
     ] = "OPENAI_API_KEY",
     temperature: Annotated[
-        float | None, typer.Option(help="Default: the endpoint's own.", rich_help_panel=MODEL_PANEL)
+        float | None,
+        typer.Option(help="Sampling temperature; by default the endpoint's own.", rich_help_panel=MODEL_PANEL),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of replies, pictures and splits.", rich_help_panel=MODEL_PANEL)] = 0,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.", rich_help_panel=MODEL_PANEL)] = 4,
-    rate: Annotated[float, typer.Option(help="Requests a minute; 0: no limit.", rich_help_panel=MODEL_PANEL)] = 0,
-    retries: Annotated[int, typer.Option(help="Of a request that failed on its way.", rich_help_panel=MODEL_PANEL)] = 5,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request.", rich_help_panel=MODEL_PANEL)] = 120,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of replies, pictures and splits.", rich_help_panel=MODEL_PANEL)
+    ] = 0,
+    concurrency: Annotated[int, typer.Option(help="Concurrent requests.", rich_help_panel=MODEL_PANEL)] = 4,
+    rate: Annotated[float, typer.Option(help="Requests per minute; 0: no limit.", rich_help_panel=MODEL_PANEL)] = 0,
+    retries: Annotated[
+        int, typer.Option(help="Retries of a request that failed in transit.", rich_help_panel=MODEL_PANEL)
+    ] = 5,
+    timeout: Annotated[float, typer.Option(help="Timeout of a request in seconds.", rich_help_panel=MODEL_PANEL)] = 120,
     price_in: Annotated[
-        float, typer.Option(help="Dollars for a million tokens asked.", rich_help_panel=MODEL_PANEL)
+        float, typer.Option(help="Price of a million prompt tokens in dollars.", rich_help_panel=MODEL_PANEL)
     ] = 0,
     price_out: Annotated[
-        float, typer.Option(help="Dollars for a million tokens replied.", rich_help_panel=MODEL_PANEL)
+        float, typer.Option(help="Price of a million reply tokens in dollars.", rich_help_panel=MODEL_PANEL)
     ] = 0,
     prompts: Annotated[
         Path | None,
         typer.Option(help="Folder of prompts of your own, one YAML file a step.", rich_help_panel=MODEL_PANEL),
     ] = None,
-    picture_size: Annotated[int, typer.Option(help="Pixels wide and high.", rich_help_panel=PICTURE_PANEL)] = 512,
-    picture_steps: Annotated[int, typer.Option(help="Steps of diffusion.", rich_help_panel=PICTURE_PANEL)] = 30,
+    picture_size: Annotated[
+        int, typer.Option(help="Width and height of pictures in pixels.", rich_help_panel=PICTURE_PANEL)
+    ] = 512,
+    picture_steps: Annotated[int, typer.Option(help="Diffusion steps.", rich_help_panel=PICTURE_PANEL)] = 30,
     picture_batch: Annotated[
-        int, typer.Option(help="A pipeline's pictures at once.", rich_help_panel=PICTURE_PANEL)
+        int, typer.Option(help="Pictures per batch of a diffusers pipeline.", rich_help_panel=PICTURE_PANEL)
     ] = 4,
     picture_device: Annotated[str, typer.Option(help="cpu, cuda, … or auto.", rich_help_panel=PICTURE_PANEL)] = "auto",
     picture_dtype: Annotated[
-        str, typer.Option(help="Of a pipeline's weights.", rich_help_panel=PICTURE_PANEL)
+        str, typer.Option(help="Data type of the pipeline's weights.", rich_help_panel=PICTURE_PANEL)
     ] = "float32",
-    price_picture: Annotated[float, typer.Option(help="Dollars for a picture.", rich_help_panel=PICTURE_PANEL)] = 0,
-    rephrasings: Annotated[int, typer.Option(help="Of the question.", rich_help_panel=WANT_PANEL)] = 10,
-    pictures: Annotated[int, typer.Option(help="Other pictures of the thing.", rich_help_panel=WANT_PANEL)] = 10,
-    near: Annotated[int, typer.Option(help="Near pictures, of the third answer.", rich_help_panel=WANT_PANEL)] = 10,
+    price_picture: Annotated[
+        float, typer.Option(help="Price of a picture in dollars.", rich_help_panel=PICTURE_PANEL)
+    ] = 0,
+    rephrasings: Annotated[
+        int, typer.Option(help="Number of rephrasings of the question.", rich_help_panel=WANT_PANEL)
+    ] = 10,
+    pictures: Annotated[
+        int, typer.Option(help="Number of other pictures of the thing.", rich_help_panel=WANT_PANEL)
+    ] = 10,
+    near: Annotated[
+        int, typer.Option(help="Number of near pictures, which show the third answer.", rich_help_panel=WANT_PANEL)
+    ] = 10,
     text_questions: Annotated[
-        int, typer.Option(help="Questions without a picture (text locality).", rich_help_panel=WANT_PANEL)
+        int, typer.Option(help="Number of questions without a picture (text locality).", rich_help_panel=WANT_PANEL)
     ] = 0,
     tries: Annotated[
         int,
@@ -91,10 +108,11 @@ def okedit(
         ),
     ] = 20,
     least: Annotated[
-        int, typer.Option(help="A record with fewer accepted of anything is left out.", rich_help_panel=WANT_PANEL)
+        int, typer.Option(help="Leave out records with fewer accepted items of any kind.", rich_help_panel=WANT_PANEL)
     ] = 1,
     similarity: Annotated[
-        float, typer.Option(help="Smallest cosine of a rephrasing to its question.", rich_help_panel=WANT_PANEL)
+        float,
+        typer.Option(help="Smallest cosine similarity of a rephrasing to its question.", rich_help_panel=WANT_PANEL),
     ] = 0.3,
     devqa: Annotated[
         bool,
@@ -104,12 +122,15 @@ def okedit(
         bool,
         typer.Option(
             "--keep-unknown",
-            help="Keep records whose own picture the verifier answers otherwise.",
+            help="Keep records whose own picture the verifier answers differently.",
             rich_help_panel=WANT_PANEL,
         ),
     ] = False,
     shares: Annotated[
-        str, typer.Option(help="Of train, validation and test; no object is in two.", rich_help_panel=WANT_PANEL)
+        str,
+        typer.Option(
+            help="Shares of train, validation and test; no object is in two of them.", rich_help_panel=WANT_PANEL
+        ),
     ] = "0.6,0.1,0.3",
     model: Model = "pocket",
     device: Device = "cpu",
@@ -126,12 +147,12 @@ def okedit(
             help="Sentence encoder that compares wordings; 'model' takes the verifier's own token embeddings."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Questions put to the verifier at once.")] = 32,
+    batch: Annotated[int, typer.Option(help="Questions per batch of the verifier.")] = 32,
     review: Annotated[
         list[Path] | None, typer.Option(help="Decisions of a human, saved from the sheets (may be repeated).")
     ] = None,
     sheets: Annotated[bool, typer.Option(help="Write the contact sheets.")] = True,
-    licence: Annotated[str, typer.Option(help="Of the source's data, for the data card.")] = "not stated",
+    licence: Annotated[str, typer.Option(help="Licence of the source's data, for the data card.")] = "not stated",
     store: Annotated[
         Path | None, typer.Option(help="Where replies, pictures and answers are kept (default: the cache).")
     ] = None,
@@ -140,8 +161,8 @@ def okedit(
     """Build an editing benchmark from your own (picture, question, answer) records, as OKEDIT was built from OK-VQA.
 
     A language model writes a counterfactual answer, rephrasings and a third answer; a picture model makes pictures; a
-    vision-language model verifies all of it. Everything is kept by content hash: the same command goes on where a killed one
-    ended.
+    vision-language model verifies all of it. Every result is stored by content hash, so the same command continues where an
+    interrupted one stopped.
     """
     from ..data.build.chat import Chat, Endpoint
     from ..data.build.construct import SUPPLIED, Construction, Wants

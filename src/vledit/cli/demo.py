@@ -42,7 +42,7 @@ def demo(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Rename a brand's mark and watch what follows, what stays, and that removing the edit undoes it all."""
+    """Rename a brand's mark, show which answers change and which stay, and remove the edit again."""
     from ..demo import page, table
     from ..demo.play import play
 

@@ -39,56 +39,70 @@ def register(app: typer.Typer) -> None:
 
 def edit(
     question: Annotated[
-        str | None, typer.Option("--question", "-q", help="The question whose answer shall change.")
+        str | None, typer.Option("--question", "-q", help="The question whose answer is to change.")
     ] = None,
     answer: Annotated[str | None, typer.Option("--answer", "-a", help="The new answer.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="Picture; none for a text-only fact.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", help="Picture file; leave out for a fact without a picture.")
+    ] = None,
     rephrase: Annotated[
         list[str] | None, typer.Option("--rephrase", "-r", help="The question in other words (may be repeated).")
     ] = None,
-    editor: Annotated[str, typer.Option("--editor", "-e", help="Method; see `vledit editors`.")] = "balancedit",
+    editor: Annotated[str, typer.Option("--editor", "-e", help="Editing method; see `vledit editors`.")] = "balancedit",
     codebook: Annotated[
-        Path, typer.Option("--codebook", "-c", help="File that the edit is written to; made where there is none.")
+        Path, typer.Option("--codebook", "-c", help="Codebook file to write to; created if it does not exist.")
     ] = Path("codebook.vledit"),
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="A setting of the method, name=value (may be repeated).")
+        list[str] | None, typer.Option("--set", "-s", help="A setting of the editor, name=value (may be repeated).")
     ] = None,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse an edit after which an older one no longer answers its own request."),
+        typer.Option("--strict", help="Refuse an edit that makes an older edit stop answering its own question."),
     ] = False,
-    id: Annotated[str, typer.Option("--id", help="Name of the edit; made from its content where none is given.")] = "",
+    id: Annotated[str, typer.Option("--id", help="Name of the edit; by default derived from its content.")] = "",
     table: Annotated[
         Path | None,
-        typer.Option("--from", help="Many edits: a CSV, JSONL, JSON or YAML file (image, question, answer, …)."),
+        typer.Option(
+            "--from", help="Make all edits of a CSV, JSONL, JSON or YAML file (columns image, question, answer, …)."
+        ),
     ] = None,
     benchmark: Annotated[
         str,
-        typer.Option("--benchmark", help="With --from: the file has this benchmark's layout; see `vledit data list`."),
+        typer.Option(
+            "--benchmark", help="With --from: read the file in this benchmark's format; see `vledit data list`."
+        ),
     ] = "",
     images: Annotated[
-        list[Path] | None, typer.Option("--images", help="With --from: a folder with its pictures (may be repeated).")
+        list[Path] | None, typer.Option("--images", help="With --from: folder of the pictures (may be repeated).")
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option("--column", help="With --from: NAME=ITS_NAME, e.g. answer=target (may be repeated)."),
+        typer.Option(
+            "--column", help="With --from: name of a column in the file, e.g. answer=target (may be repeated)."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --from: list unfit rows and what would be done; change nothing.")
+        bool, typer.Option("--dry-run", help="With --from: list invalid rows and the edits to make; change nothing.")
     ] = False,
-    skip_unfit: Annotated[bool, typer.Option("--skip-unfit", help="With --from: leave unfit rows out.")] = False,
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="With --from: skip invalid rows instead of stopping.")
+    ] = False,
     unrelated: Annotated[
         Path | None,
         typer.Option(
-            "--unrelated", help="With --from: a table of questions that must keep their answers (image, question)."
+            "--unrelated",
+            help="With --from: table of questions that must keep their answers (columns image, question).",
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check/--no-check", help="With --from: ask every edit, and unrelated questions, at the end."),
+        typer.Option(
+            "--check/--no-check",
+            help="With --from: afterwards ask the question of every edit, and unrelated questions.",
+        ),
     ] = True,
     report: Annotated[
-        Path | None, typer.Option("--report", help="With --from: write the whole report as JSON.")
+        Path | None, typer.Option("--report", help="With --from: write the full report to this JSON file.")
     ] = None,
     model: Model = "pocket",
     device: Device = "cpu",
@@ -98,7 +112,7 @@ def edit(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Change a fact: the model now gives ANSWER to QUESTION about the picture. Or many facts, --from a file."""
+    """Make the model give ANSWER to QUESTION about the picture, or change many facts with --from FILE."""
     from ..data.case import EditRequest
 
     if table is not None:

@@ -22,10 +22,12 @@ def export(
         Path | None, typer.Option("--edits", help="Folder that `EditedModel.save_pretrained` wrote: weight edits.")
     ] = None,
     codebook: Annotated[
-        Path | None, typer.Option("--codebook", "-c", help="Or a codebook file, of which --id names one entry.")
+        Path | None,
+        typer.Option("--codebook", "-c", help="Export an edit of this codebook file instead; --id names it."),
     ] = None,
     id: Annotated[
-        str | None, typer.Option("--id", help="The entry; its change will act on every request. Only with --peft.")
+        str | None,
+        typer.Option("--id", help="Id of the edit. Its change then acts on every question. Only with --peft."),
     ] = None,
     peft: Annotated[
         Path | None,

@@ -59,13 +59,13 @@ def fit(
             help="Give every case De-VQA's cells, e.g. for the adversarial terms T1I3 (RI), T1I4 (NI), T2I2 (CI).",
         ),
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: the editor's own.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; by default the editor's own number.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Most minutes of steps; then it ends with what it has learnt.")
+        float | None, typer.Option(help="Stop training after this many minutes and keep what was learnt.")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(help="A checkpoint after so many steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Write a checkpoint every so many steps.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: another setting of the fitting (may be repeated).")
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a further setting of the training (may be repeated).")
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew; without it, a run that is in the folder is gone on with.")
@@ -76,7 +76,7 @@ def fit(
     curve: Annotated[Path | None, typer.Option(help="Draw the learning curve into this PNG or SVG file.")] = None,
     settings: Annotated[bool, typer.Option("--settings", help="List the settings of the fitting and stop.")] = False,
     cache_gb: Annotated[
-        float, typer.Option(help="Most that kept trunk activations may take on disk, GB; 0: none.")
+        float, typer.Option(help="Disk space for cached activations, in GB; 0 turns the cache off.")
     ] = 8.0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: as many as PyTorch takes.")] = 0,
     model: Model = "pocket",
@@ -85,7 +85,7 @@ def fit(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Fit an editor to a model; a run that was killed goes on from its last checkpoint, to the same bits."""
+    """Train an editor for one model. An interrupted run continues from its last checkpoint and ends with the same result."""
     from ..editors.training.fitting import Fitting, fitting_class
 
     method = fitting_class(editor)

@@ -41,7 +41,7 @@ def fit_scope(
     skip_bad: SkipBad = False,
     as_published: AsPublished = False,
     split: Split = "train",
-    limit: Annotated[int, typer.Option(help="How many edits, spread evenly over the split; 0 for all.")] = 60,
+    limit: Annotated[int, typer.Option(help="Number of edits, spread evenly over the split; 0: all.")] = 60,
     others: Annotated[
         int,
         typer.Option(

@@ -46,9 +46,9 @@ def report(
     as_published: AsPublished = False,
     json: Json = False,
 ) -> None:
-    """Make one self-contained HTML page of results: leaderboard, plots, costs, and every case to browse.
+    """Write results as one self-contained HTML page with leaderboard, plots, costs, and all edits to browse.
 
-    Results files hold no pictures: those of `icons` are made again; for a benchmark that is read from files give the same
+    Results files contain no pictures. Those of `icons` are drawn again; for a benchmark that is read from files, give the same
     --annotations and --images as to `vledit bench`.
     """
     from ..report.markdown import write_markdown

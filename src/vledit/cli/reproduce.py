@@ -37,26 +37,28 @@ def reproduce(
         str,
         typer.Option("--model", "-m", help="Checkpoint; default: the first that the paper has. See `vledit models`."),
     ] = "",
-    benchmark: Annotated[str, typer.Option(help="Default: the paper's first; `icons` tries a recipe out.")] = "",
+    benchmark: Annotated[
+        str, typer.Option(help="Benchmark; by default the paper's first. `icons` is enough to try a recipe out.")
+    ] = "",
     annotations: Annotations = None,
     train: Annotated[
-        Path | None, typer.Option(help="Annotations of the training split, for editors that are fitted first.")
+        Path | None, typer.Option(help="Annotations of the training split, for editors that are trained first.")
     ] = None,
     images: Images = None,
     more: With = None,
-    limit: Annotated[int, typer.Option(help="How many edits, spread evenly; 0: all.")] = 0,
-    fit_steps: Annotated[int, typer.Option(help="Optimiser steps of every fitting; 0: the editor's own.")] = 0,
+    limit: Annotated[int, typer.Option(help="Number of edits, spread evenly; 0: all.")] = 0,
+    fit_steps: Annotated[
+        int, typer.Option(help="Training steps of each editor that is trained first; 0: the editor's own number.")
+    ] = 0,
     own_settings: Annotated[
-        bool, typer.Option("--own-settings", help="VLEdit's settings, also where the authors published theirs.")
+        bool, typer.Option("--own-settings", help="Use VLEdit's settings even if the authors published theirs.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of everything that is made; default: reproduce/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all output; by default reproduce/NAME.")] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Run what stands behind a table of either paper; runs, fittings and pages go on where they stopped."""
+    """Reproduce a table or figure of the BalancEdit or De-VQA paper. An interrupted run can be continued."""
     from ..evaluate.recipes import Given, recipe
 
     if list_ or not name:

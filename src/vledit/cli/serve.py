@@ -20,28 +20,37 @@ def register(app: typer.Typer) -> None:
 def serve(
     model: Model = "pocket",
     codebook: Annotated[
-        Path | None, typer.Option("--codebook", "-c", help="File whose edits are taken into the store at the start.")
+        Path | None, typer.Option("--codebook", "-c", help="Codebook file to import when the server starts.")
     ] = None,
     store: Annotated[
         str,
         typer.Option(
-            "--store", envvar="VLEDIT_STORE", help="Where edits are kept: a file, or postgresql://user@host/name."
+            "--store",
+            envvar="VLEDIT_STORE",
+            help="Where the server keeps its edits: a file, or postgresql://user@host/name.",
         ),
     ] = "vledit-serve.db",
-    host: Annotated[str, typer.Option(help="Where to listen; beyond loopback, tokens are needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    open_read: Annotated[bool, typer.Option("--open-read", help="Anybody may ask and look, without a token.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Questions that are answered together, at most.")] = 8,
-    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait; more get 429.")] = 64,
-    rate: Annotated[int, typer.Option(min=0, help="Requests a minute for each token or address; 0: any number.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Requests from other machines need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")] = 8000,
+    open_read: Annotated[bool, typer.Option("--open-read", help="Allow asking and viewing without a token.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Most questions that are answered in one batch.")] = 8,
+    waiting: Annotated[
+        int, typer.Option(min=1, help="Most questions that may wait; further ones are refused with status 429.")
+    ] = 64,
+    rate: Annotated[int, typer.Option(min=0, help="Requests per minute for each token or address; 0: no limit.")] = 0,
     engine: Annotated[
-        str, typer.Option(help="local: this process; ray: replicas under Ray Serve, each with the model.")
+        str, typer.Option(help="local: in this process; ray: replicas under Ray Serve, each with the model.")
     ] = "local",
-    replicas: Annotated[int, typer.Option(min=1, help="With --engine ray: how many.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="With --engine ray: number of replicas.")] = 1,
     ray_address: Annotated[
-        str | None, typer.Option(help="With --engine ray: of a running cluster, instead of one on this machine.")
+        str | None,
+        typer.Option(
+            help="With --engine ray: address of a running cluster; by default one is started on this machine."
+        ),
     ] = None,
-    log: Annotated[str, typer.Option(help="json or text.")] = "json",
+    log: Annotated[str, typer.Option(help="Format of the log: json or text.")] = "json",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     quantization: Quantization = None,

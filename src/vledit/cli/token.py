@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 Store = Annotated[
     str,
     typer.Option(
-        "--store", envvar="VLEDIT_STORE", help="Where edits are kept: a file, or postgresql://user@host/name."
+        "--store",
+        envvar="VLEDIT_STORE",
+        help="Where the server keeps its edits: a file, or postgresql://user@host/name.",
     ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
-    group = typer.Typer(no_args_is_help=True, help="Tokens of a served model: make, list, revoke.")
+    group = typer.Typer(no_args_is_help=True, help="Create, list and revoke the access tokens of a server.")
     group.command("create")(create)
     group.command("list")(listed)
     group.command("revoke")(revoke)
@@ -31,15 +33,15 @@ def register(app: typer.Typer) -> None:
 
 
 def create(
-    name: Annotated[str, typer.Argument(help="Who it is for; it stands in the history.")],
+    name: Annotated[str, typer.Argument(help="Name of the person or program; it appears in the history.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="read, edit or admin; each holds those before it.  [default: edit]"),
+        typer.Option("--scope", help="read, edit or admin; each includes the ones before it.  [default: edit]"),
     ] = None,
     store: Store = "vledit-serve.db",
     json: Json = False,
 ) -> None:
-    """Make a token and print it.  It cannot be read again: only a hash of it is kept."""
+    """Create a token and print it.  This is the only time it is shown; the server keeps a hash of it."""
     secret, token = _tokens(store).create(name, scope or ["edit"])
     if json:
         emit({**vars(token), "token": secret})

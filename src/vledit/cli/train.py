@@ -77,7 +77,7 @@ def train_pocket(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train the embedded model. This takes an hour or more on a laptop; an interrupted run continues where it was.
+    """Train `pocket`. This takes an hour or more on a laptop; an interrupted run can be continued.
 
     The log is printed as JSON lines. With --json it goes to stderr, and stdout holds the path of the weights.
     """
@@ -96,19 +96,22 @@ def train_pocket(
 def model_card(
     out: Annotated[Path, typer.Option(help="Folder for model_card.md and model_card.json.")] = Path("docs"),
     n: Annotated[int, typer.Option(help="Questions per kind and condition.")] = 200,
-    seed: Annotated[int, typer.Option(help="Which drawings, wordings and backgrounds.")] = 1,
-    log: Annotated[Path | None, typer.Option(help="log.jsonl of a training; its curves are drawn too.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of drawings, wordings and backgrounds.")] = 1,
+    log: Annotated[
+        Path | None, typer.Option(help="log.jsonl of a training run, whose curves are to be plotted too.")
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="weights.safetensors of a training of your own; default: the package's.")
+        Path | None, typer.Option(help="weights.safetensors of your own training run; by default those of the package.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Another model_card.json: the differences go to comparison.md.")
+        Path | None,
+        typer.Option(help="Another model_card.json to compare with; the differences are written to comparison.md."),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Measure the embedded model: accuracy per question kind, on seen and held-out drawings and wordings."""
+    """Measure the accuracy of `pocket` for each kind of question, on seen and held-out drawings and wordings."""
     from ..data import icons
     from ..pocket import card, comparison, curves
     from ..pocket.assemble import ensure_pocket

@@ -25,12 +25,12 @@ def register(app: typer.Typer) -> None:
 
 def tune(
     editor: Annotated[str, typer.Option(help="Editor whose settings are searched; see `vledit editors`.")],
-    trials: Annotated[int, typer.Option(help="How many settings to try in all, the defaults first.")] = 30,
-    limit: Annotated[int, typer.Option(help="Edits of the validation split that every trial makes.")] = 20,
+    trials: Annotated[int, typer.Option(help="Total number of settings to try, the defaults first.")] = 30,
+    limit: Annotated[int, typer.Option(help="Edits of the validation split in each trial.")] = 20,
     probes: MostProbes = 3,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 0,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting that stays as it is (may be repeated).")
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: keep this setting fixed (may be repeated).")
     ] = None,
     benchmark: Annotated[
         str, typer.Option(help="Data set of edits; of icons, the validation split is used.")
@@ -45,10 +45,10 @@ def tune(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the search; default: where `settings=tuned` looks. A search that is there goes on."
+            help="Folder of the search; by default where `settings=tuned` looks. An existing search is continued."
         ),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, deleting the search in the folder.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over and delete the search in the folder.")] = False,
     plot: Annotated[
         Path | None,
         typer.Option(help="Picture of what was tried; its CSV is written beside it. Default: in the folder."),
@@ -61,7 +61,7 @@ def tune(
     adapter: Adapter = None,
     json: Json = False,
 ) -> None:
-    """Search an editor's settings on the validation split; `EDITOR:settings=tuned` then means the best of them."""
+    """Search for the best settings of an editor on the validation split; `EDITOR:settings=tuned` then uses them."""
     from ..data.cache import sha256_json
     from ..editors.named import published, tuned_folder
     from ..editors.registry import editor_class
