@@ -237,9 +237,9 @@ def _distances(queries: Tensor, keys: Tensor) -> Tensor:
 
 def site_of(vlm: VLM, site: str) -> Site:
     """The configured site, or `mlp.out` (where there is none, the block) two thirds up."""
-    from ..vlm.measures import default_of
+    from ..vlm.measures import default_among
 
-    return vlm.resolve_site(site) if site else default_of(vlm, Site(int(vlm.n_layers * DEPTH), "mlp.out"))
+    return vlm.resolve_site(site) if site else default_among(vlm.layers, Site(int(vlm.n_layers * DEPTH), "mlp.out"))
 
 
 @torch.no_grad()

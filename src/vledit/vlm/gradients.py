@@ -18,14 +18,14 @@ from .places import first
 from .spread import is_spread
 
 if TYPE_CHECKING:
-    from .base import VLM
+    from .layered import Layered
 
 _ROWS = 256
 """Rows of the identity that are run at once."""
 
 
 @contextmanager
-def passing_gradients(vlm: VLM, layer: int, read: dict[nn.Module, Tensor] | None = None) -> Iterator[None]:
+def passing_gradients(vlm: Layered, layer: int, read: dict[nn.Module, Tensor] | None = None) -> Iterator[None]:
     """Within the context gradients pass through every linear from decoder layer `layer` on, and the vocabulary projection.
 
     Nothing is done where no gradient is computed, or where all linears pass it by themselves.
@@ -49,7 +49,7 @@ def passing_gradients(vlm: VLM, layer: int, read: dict[nn.Module, Tensor] | None
             handle.remove()
 
 
-def _opaque(vlm: VLM, layer: int) -> list[nn.Module]:
+def _opaque(vlm: Layered, layer: int) -> list[nn.Module]:
     """The linears that pass no gradient, from decoder layer `layer` on; each is looked at once."""
     known: dict[nn.Module, bool] = vlm.__dict__.setdefault("_passes_gradient", {})
     found = []

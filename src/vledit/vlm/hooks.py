@@ -15,7 +15,7 @@ from .encoded import CACHE, LayerCall
 from .places import entering
 
 if TYPE_CHECKING:
-    from .base import VLM
+    from .layered import Layered
     from .site import Site
 
 
@@ -189,7 +189,7 @@ def arguments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[tupl
 
 
 @contextmanager
-def site_changed(vlm: VLM, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+def site_changed(vlm: Layered, site: Site, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within the context, the site's output y becomes `change(x, y)`; x: (B, T, in), y: (B, T, out).
 
     B and T are those of the decoder layer: OPT hands its MLP a flattened (B·T, in).  The model is locked for the time
@@ -251,7 +251,7 @@ def _groups(rows: Sequence[Transformation | None], beams: int) -> list[tuple[Tra
 
 @contextmanager
 def transformed(
-    vlm: VLM, site: Site, transforms: Sequence[Transformation | None] | Transformation | None
+    vlm: Layered, site: Site, transforms: Sequence[Transformation | None] | Transformation | None
 ) -> Iterator[None]:
     """Within the context, the model computes with these transformations at `site`, row by row.
 

@@ -14,12 +14,10 @@ from .site import BLOCK, Site
 from .spread import is_spread
 
 if TYPE_CHECKING:
-    from .base import VLM
+    from collections.abc import Callable, Sequence
 
-
-def default_of(vlm: VLM, site: Site) -> Site:
-    """See `default_among`."""
-    return default_among(vlm.layers, site)
+    from .encoded import Encoded
+    from .layered import Layered
 
 
 def default_among(layers: nn.ModuleList, site: Site) -> Site:
@@ -29,7 +27,7 @@ def default_among(layers: nn.ModuleList, site: Site) -> Site:
     return Site(site.layer, BLOCK) if site.role not in there and BLOCK in there else site
 
 
-def place_of(vlm: VLM, site: Site) -> Place:
+def place_of(vlm: Layered, site: Site) -> Place:
     """See `VLM.site_place`; `site` with a non-negative layer, here and below."""
     try:
         return place(vlm.layers[site.layer], site.role)
@@ -37,19 +35,19 @@ def place_of(vlm: VLM, site: Site) -> Place:
         raise InputError(f"site '{site}': {error}") from None
 
 
-def shape_of(vlm: VLM, site: Site) -> tuple[int, int]:
-    """See `VLM.site_shape`."""
+def shape_of(vlm: Layered, encode: Callable[[Sequence[None], Sequence[str]], Encoded], site: Site) -> tuple[int, int]:
+    """See `VLM.site_shape`; `encode` is `VLM.encode`."""
     found = place_of(vlm, site)
     if type(found.exit) is nn.Linear and found.half is None and found.entry is found.exit:
         return found.exit.out_features, found.exit.in_features
-    trunk = vlm.trunk(vlm.encode([None], ["?"]), site.layer)
+    trunk = vlm.trunk(encode([None], ["?"]), site.layer)
     taken, given = recording({"in": found.entry}, inputs=True), recording({"out": found.exit})
     with vlm.lock, torch.inference_mode(False), torch.no_grad(), taken as entered, given as left:
         trunk.call(site.layer).run(vlm.layers[site.layer], trunk.hidden)
     return found.read(left["out"]).shape[-1], entered["in"].shape[-1]
 
 
-def weight_of(vlm: VLM, site: Site) -> Tensor:
+def weight_of(vlm: Layered, site: Site) -> Tensor:
     """See `VLM.site_weight`."""
     found = place_of(vlm, site)
     weight = getattr(found.exit, "weight", None)

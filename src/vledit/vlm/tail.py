@@ -24,7 +24,7 @@ from .site import BLOCK, EXPERT, LAYER, Site
 from .surroundings import on_cpu_unless_named
 
 if TYPE_CHECKING:
-    from .base import VLM
+    from .layered import Layered
 
 BESIDE = ("mlp.shared.", EXPERT)
 """Sites in a mixture, whose sum with the other experts is left to the layer itself."""
@@ -54,7 +54,7 @@ class SiteTail:
         InputError: the batch was encoded without answers, or the site lies below the trunk.
     """
 
-    def __init__(self, vlm: VLM, trunk: Trunk, site: Site | str):
+    def __init__(self, vlm: Layered, trunk: Trunk, site: Site | str):
         encoded = trunk.encoded
         if not bool(encoded.answer_mask.any()):
             raise InputError("answers: the batch was encoded without answers; there is nothing to train on.")
