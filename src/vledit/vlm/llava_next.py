@@ -11,9 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from .families import Family
-from .llava import PROJECTOR
+from .llava import FAMILY as LLAVA
 from .published import COUNTED, Published
-from .site import Site
 
 
 def with_own_prompt(model: Any, processor: Any) -> Family:
@@ -44,18 +43,14 @@ PUBLISHED = (
 )
 # fmt: on
 
-FAMILY = Family(
+FAMILY = replace(
+    LLAVA,
     name="llava_next",
     title="LLaVA-NeXT",
     model_types=(("llava_next", "*"),),
     model_class="transformers:LlavaNextForConditionalGeneration",
     prompt="[INST] {image}{question} [/INST]",
     text_prompt="[INST] {question} [/INST]",
-    image_text="{image}\n",
-    image_token="<image>",
-    answer_prefix=" ",
-    default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
     checkpoints={
         "llava-next-mistral-7b": "llava-hf/llava-v1.6-mistral-7b-hf",
         "llava-next-vicuna-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
@@ -64,6 +59,5 @@ FAMILY = Family(
         "llava-next-llama3-8b": "llava-hf/llama3-llava-next-8b-hf",
     },
     published=PUBLISHED,
-    vision_sites=PROJECTOR,
     complete=with_own_prompt,
 )

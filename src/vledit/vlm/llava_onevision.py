@@ -7,13 +7,12 @@ use this family.  Site: the last layer's `mlp.out`, as for BLIP-2; α: MiniGPT-4
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .families import Family
-from .llava import PROJECTOR
+from .llava import FAMILY as LLAVA
 from .processors import picture_loader
 from .published import COUNTED, Published
-from .site import Site
 
 
 def read_pictures(processor: Any, pictures: Sequence[Any], question: str) -> Mapping[str, Any]:
@@ -33,23 +32,22 @@ PUBLISHED = (
 )
 # fmt: on
 
-FAMILY = Family(
+FAMILY = replace(
+    LLAVA,
     name="llava_onevision",
     title="LLaVA-OneVision",
     model_types=(("llava_onevision", "*"),),
     model_class="transformers:LlavaOnevisionForConditionalGeneration",
+    answer_prefix="",
+    image_text="{image}",
     prompt="<|im_start|>user {image}\n{question}<|im_end|><|im_start|>assistant\n",
     text_prompt="<|im_start|>user \n{question}<|im_end|><|im_start|>assistant\n",
-    image_token="<image>",
-    default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
     checkpoints={
         "llava-onevision-0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
         "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-onevision-72b": "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     },
     published=PUBLISHED,
-    vision_sites=PROJECTOR,
     load_processor=picture_loader("LlavaOnevisionProcessor"),
     read_pictures=read_pictures,
 )

@@ -5,11 +5,11 @@ As Qwen2-VL (which see).  Without `mm_token_type_ids` it does not refuse but sil
 
 from __future__ import annotations
 
-from .families import Family
+from dataclasses import replace
+
 from .processors import picture_loader
 from .published import COUNTED, Published
-from .qwen2_vl import IMAGE_TEXT, LISTED, PROMPT, image_size, text_inputs
-from .site import Site
+from .qwen2_vl import FAMILY as QWEN2_VL
 
 # fmt: off
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
@@ -25,17 +25,12 @@ PUBLISHED = (
 )
 # fmt: on
 
-FAMILY = Family(
+FAMILY = replace(
+    QWEN2_VL,
     name="qwen2_5_vl",
     title="Qwen2.5-VL",
     model_types=(("qwen2_5_vl", "*"),),
     model_class="transformers:Qwen2_5_VLForConditionalGeneration",
-    prompt=PROMPT,
-    text_prompt=PROMPT.replace("{image}", ""),
-    image_text=IMAGE_TEXT,
-    image_token="<|image_pad|>",
-    default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
     checkpoints={
         "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
         "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -43,9 +38,5 @@ FAMILY = Family(
         "qwen2.5-vl-72b": "Qwen/Qwen2.5-VL-72B-Instruct",
     },
     published=PUBLISHED,
-    three_layers=LISTED,
-    vision_sites=("model.visual.merger.mlp.0", "model.visual.merger.mlp.2"),
     load_processor=picture_loader("Qwen2_5_VLProcessor"),
-    text_inputs=text_inputs,
-    image_size=image_size,
 )

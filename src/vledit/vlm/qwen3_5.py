@@ -14,25 +14,22 @@ MLP block: which experts a token is sent to then makes no difference to an edit.
 
 from __future__ import annotations
 
-from .families import Family
-from .processors import picture_loader
-from .qwen2_vl import IMAGE_TEXT, LISTED, image_size, text_inputs
+from dataclasses import replace
+
+from .qwen3_vl import FAMILY as QWEN3_VL
 from .site import BLOCK, Site
 
 THOUGHT = "<think>\n\n</think>\n\n"
 PROMPT = f"<|im_start|>user\n{{image}}{{question}}<|im_end|>\n<|im_start|>assistant\n{THOUGHT}"
 
-DENSE = Family(
+DENSE = replace(
+    QWEN3_VL,
     name="qwen3_5",
     title="Qwen3.5",
     model_types=(("qwen3_5", "*"),),
     model_class="transformers:Qwen3_5ForConditionalGeneration",
     prompt=PROMPT,
     text_prompt=PROMPT.replace("{image}", ""),
-    image_text=IMAGE_TEXT,
-    image_token="<|image_pad|>",
-    default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
     checkpoints={
         "qwen3.5-0.8b": "Qwen/Qwen3.5-0.8B",
         "qwen3.5-2b": "Qwen/Qwen3.5-2B",
@@ -40,32 +37,20 @@ DENSE = Family(
         "qwen3.5-9b": "Qwen/Qwen3.5-9B",
         "qwen3.5-27b": "Qwen/Qwen3.5-27B",
     },
-    three_layers=LISTED,
-    vision_sites=("model.visual.merger.linear_fc1", "model.visual.merger.linear_fc2"),
-    load_processor=picture_loader("Qwen3VLProcessor"),
-    text_inputs=text_inputs,
-    image_size=image_size,
+    published=(),
 )
 
-MIXTURE = Family(
+MIXTURE = replace(
+    DENSE,
     name="qwen3_5_moe",
     title="Qwen3.5 (mixture of experts)",
     model_types=(("qwen3_5_moe", "*"),),
     model_class="transformers:Qwen3_5MoeForConditionalGeneration",
-    prompt=PROMPT,
-    text_prompt=PROMPT.replace("{image}", ""),
-    image_text=IMAGE_TEXT,
-    image_token="<|image_pad|>",
     default_site=Site(-1, BLOCK),
-    default_alpha=0.2,
     checkpoints={
         "qwen3.5-35b-a3b": "Qwen/Qwen3.5-35B-A3B",
         "qwen3.5-122b-a10b": "Qwen/Qwen3.5-122B-A10B",
         "qwen3.5-397b-a17b": "Qwen/Qwen3.5-397B-A17B",
     },
     three_layers=(),
-    vision_sites=DENSE.vision_sites,
-    load_processor=DENSE.load_processor,
-    text_inputs=text_inputs,
-    image_size=image_size,
 )

@@ -6,11 +6,11 @@ layers are added to the visual tokens after each of the first decoder layers ("d
 
 from __future__ import annotations
 
-from .families import Family
+from dataclasses import replace
+
 from .processors import picture_loader
 from .published import COUNTED, Published
-from .qwen2_vl import IMAGE_TEXT, LISTED, image_size, text_inputs
-from .site import Site
+from .qwen2_vl import FAMILY as QWEN2_VL
 
 # fmt: off
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
@@ -26,17 +26,14 @@ PUBLISHED = (
 )
 # fmt: on
 
-FAMILY = Family(
+FAMILY = replace(
+    QWEN2_VL,
     name="qwen3_vl",
     title="Qwen3-VL",
     model_types=(("qwen3_vl", "*"),),
     model_class="transformers:Qwen3VLForConditionalGeneration",
     prompt="<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n",
     text_prompt="<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
-    image_text=IMAGE_TEXT,
-    image_token="<|image_pad|>",
-    default_site=Site(-1, "mlp.out"),
-    default_alpha=0.2,
     checkpoints={
         "qwen3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
         "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
@@ -44,9 +41,6 @@ FAMILY = Family(
         "qwen3-vl-32b": "Qwen/Qwen3-VL-32B-Instruct",
     },
     published=PUBLISHED,
-    three_layers=LISTED,
     vision_sites=("model.visual.merger.linear_fc1", "model.visual.merger.linear_fc2"),
     load_processor=picture_loader("Qwen3VLProcessor"),
-    text_inputs=text_inputs,
-    image_size=image_size,
 )
