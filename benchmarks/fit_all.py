@@ -155,6 +155,8 @@ def one(options: argparse.Namespace) -> None:
     given = {"half": True, "per_cell": 1, "seed": 0, "save_every": 200, "log_every": 10, **SETTINGS[options.editor]}
     if options.cases:
         given["cases"] = options.cases
+    if options.steps:
+        given["steps"] = options.steps
     vlm = open_model("pocket", options.device, "float32").vlm
     if options.editor in CURVED:
         given["minutes"] = max(options.minutes - (time.monotonic() - started) / 60, 0.05)
@@ -180,7 +182,8 @@ def run(options: argparse.Namespace) -> None:
     for name in names:
         command = [sys.executable, str(Path(__file__)), "one", "--editor", name, "--device", options.device]
         command += ["--minutes", str(options.minutes), "--out", str(options.out), "--threads", str(options.threads)]
-        command += ["--cases", str(options.cases)] + (["--pack", str(options.pack)] if options.pack else [])
+        command += ["--cases", str(options.cases), "--steps", str(options.steps)]
+        command += ["--pack", str(options.pack)] if options.pack else []
         log = (options.out / f"{name}.txt").open("w")
         running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     limit = began + 60 * options.minutes + options.grace
@@ -267,6 +270,7 @@ def main() -> None:
         some.add_argument("--device", default="cpu")
         some.add_argument("--minutes", type=float, default=MINUTES)
         some.add_argument("--cases", type=int, default=0)
+        some.add_argument("--steps", type=int, default=0, help="of every fitting, so that they are trained alike")
         some.add_argument("--threads", type=int, default=1)
         some.add_argument("--grace", type=float, default=GRACE)
         some.add_argument("--tar", type=Path)

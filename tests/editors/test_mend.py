@@ -193,6 +193,14 @@ def test_after_one_step_every_parameter_has_a_gradient(vlm):
     assert seen == {id(parameter) for parameter in made.module.parameters()}
 
 
+def test_as_released_the_step_sizes_alone_learn():
+    made = job(tiny("pocket"), as_released=True)
+    made.start()
+    sum(made.losses(0, random.Random(0)).values()).backward()
+    learns = {name for name, one in made.module.named_parameters() if one.grad is not None and bool(one.grad.any())}
+    assert learns == {"raw_alpha"}
+
+
 def test_the_terms_of_a_step_are_those_of_the_rows_one_by_one():
     """All rows go through one vocabulary projection; each term must be that of its own row."""
     vlm = tiny("qwen2_5_vl")

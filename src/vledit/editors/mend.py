@@ -72,6 +72,9 @@ class MendFit(FitSettings):
     clip: float = setting(100.0, "most that the gradient's norm may be")
     warm_up: int = setting(20, "edits whose gradients are read for the statistics before the first step")
     per_cell: int = setting(1, "how many probes of each kind an edit has")
+    as_released: bool = setting(
+        False, "form the change without gradient, as one released fork does: then the step sizes alone learn"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,11 +214,13 @@ def lowest(vlm: VLM, sites: list[str]) -> int:
     return min(vlm.resolve_site(site).layer for site in sites)
 
 
-def changes(network: MendNetwork, found: Factors, scale: float = 1.0) -> dict[str, SpanTransformation]:
-    """Site → the change that an edit's gradient becomes; gradients flow into the network."""
+def changes(
+    network: MendNetwork, found: Factors, scale: float = 1.0, sizes_alone: bool = False
+) -> dict[str, SpanTransformation]:
+    """Site → the change that an edit's gradient becomes; gradients flow into the network (`sizes_alone`: into α alone)."""
     made = {}
     for site, (u, delta) in found.of.items():
-        inputs, directions = network(site, u, delta)
+        inputs, directions = network(site, u, delta, sizes_alone)
         # laid out as they will be when they are read from a file: with another layout products differ in the last bits
         made[site] = SpanTransformation((directions * scale).T.contiguous(), inputs.contiguous())
     return made

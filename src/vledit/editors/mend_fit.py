@@ -2,7 +2,8 @@
 
 Source: Mitchell et al., ICLR 2022, Eq. 4 and Alg. 1: c_edit · NLL of the answer on rephrases and other pictures, plus c_loc ·
 KL(base ‖ edited) out of scope.  u and δ are constants of a step; the loss is differentiated through the change that they
-become, into every parameter of the network (one released fork formed the change without gradient, and only step sizes learnt).
+become, into every parameter of the network.  (One released fork forms the change without gradient, so that the step sizes alone
+learn; `as_released=true` shows what that is worth.)
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class MendJob:
         case = self.cases[number]
         found = self._factors(case)
         self.module.note(found.of)
-        acting = changes(self.module, found)
+        acting = changes(self.module, found, sizes_alone=self.settings.as_released)
         rows = {term: row for term in self.plan if (row := case.draw(draw, term.cell)) is not None}
         if not rows:
             raise InputError(

@@ -130,11 +130,17 @@ class MendNetwork(nn.Module):
         of_u, of_delta = cast("nn.ModuleList", self.seen[self.sites.index(site)])
         return cast("Statistics", of_u), cast("Statistics", of_delta)
 
-    def forward(self, site: str, u: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """An edit's factors at a site, (T, in) and (T, out) → (u', −α δ'): the change of the weights is Σ −α δ' u'ᵀ."""
+    def forward(self, site: str, u: Tensor, delta: Tensor, sizes_alone: bool = False) -> tuple[Tensor, Tensor]:
+        """An edit's factors at a site, (T, in) and (T, out) → (u', −α δ'): the change of the weights is Σ −α δ' u'ᵀ.
+
+        Args:
+            sizes_alone: no gradient flows into g, only into α.
+        """
         name, layer = self._place[site]
         of_u, of_delta = self._statistics(site)
         u, delta = self.shared[name](of_u(u), of_delta(delta), layer)
+        if sizes_alone:
+            u, delta = u.detach(), delta.detach()
         return u, -self.alpha(site) * delta
 
 
