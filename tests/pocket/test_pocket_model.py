@@ -1,5 +1,8 @@
 """The embedded model itself, as shipped: it names what it sees, says when there is nothing, and can be edited."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +10,7 @@ from PIL import Image
 import vledit
 from vledit.data import icons
 from vledit.data.case import EditRequest
+from vledit.editors.edited_model import EditedModel
 from vledit.errors import MissingDataError
 from vledit.pocket.assemble import WEIGHTS, ensure_pocket
 from vledit.pocket.examples import NOTHING
@@ -93,3 +97,18 @@ def test_an_edit_holds_and_is_undone_bit_for_bit(model, data, transformation):
 def test_the_fingerprint_is_the_same_in_both_dtypes(model):
     other = vledit.load("pocket", dtype="bfloat16")
     assert other.vlm.fingerprint == model.vlm.fingerprint
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/fix_one_fact.md"])
+def test_the_python_example_says_what_the_page_shows(model, data, monkeypatch, tmp_path, capsys, page):
+    """On the mark that the demo leaves as demo/apple.png: the question in other words gets the new answer."""
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    (tmp_path / "demo").mkdir()
+    concept = next(c for c in data.concepts.values() if c.name == "Apple")
+    drawing = min(data.drawings_of(concept.id), key=lambda one: (one.split != "train", one.style != "mono"))
+    data.composite(drawing, 0, "clean", 192).save(tmp_path / "demo" / "apple.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vledit, "load", lambda name: EditedModel(model.vlm), raising=False)
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(block, page, "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Dell ")

@@ -165,12 +165,19 @@ def _show_left_out(unfit: Any, instead: Any, unused: Any, every: bool = False) -
     if unused:
         out.print(f"columns that are not used: {', '.join(unused)}", markup=False, soft_wrap=True)
     if unfit:
-        out.print(f"{len(unfit)} rows cannot be used:", style="yellow", markup=False)
+        out.print(f"{rows(len(unfit))} cannot be used:", style="yellow", markup=False)
         _lines([str(one) for one in unfit], every)
     if instead:
-        out.print(f"{len(instead)} rows ask for the fact of another row:", style="yellow", markup=False)
+        out.print(
+            f"{rows(len(instead))} left out, because another row is about the same fact:", style="yellow", markup=False
+        )
         words = {True: "gives the same answer as", False: "is replaced by the other answer in"}
         _lines([f"line {one.line}: {words[one.same]} line {one.by}" for one in instead], every)
+
+
+def rows(count: int) -> str:
+    """ "1 row", "2 rows"."""
+    return f"{count} row" + "s" * (count != 1)
 
 
 def _lines(lines: list[str], every: bool = False) -> None:
