@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 
 from vledit.codebook import Codebook, Entry, Scope, SpanTransformation
+from vledit.codebook.record import pack
 
 from .measuring import Bench
 
@@ -61,23 +64,56 @@ def grow(bench: Bench, book: Codebook, most: int, where: str, repeats: int = 3) 
             bench.note(f"adding, {where}, behind {size:,} against the first", [middle / first], goal=1.1)
 
 
+def filled(path: Path, count: int) -> None:
+    """A file of so many entries, written row by row as `Codebook` writes them, without its checks of what is there already."""
+    Codebook.create(path, "fingerprint").close()
+    marks = ", ".join("?" * 9)
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
+        for start in range(0, count, STRETCH):
+            rows, parts = [], []
+            for number, one in enumerate(entries(start, min(STRETCH, count - start)), start + 1):
+                row, tensors = pack(one, "bfloat16")
+                rows.append((number, *row, row.digest()))
+                parts += [(number, name, data) for name, data in tensors.items()]
+            file.executemany(f"INSERT INTO entries VALUES (?, {marks})", rows)
+            file.executemany("INSERT INTO tensors VALUES (?, ?, ?)", parts)
+
+
+def memory() -> float:
+    """Megabytes of this process that are not shared with the files it maps."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return float(lines["RssAnon"].split()[0]) / 1024
+
+
 def opened(bench: Bench, path: Path, count: int, goal: float | None) -> None:
-    """Seconds and memory of opening a file, and of the first decision on it."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
+    """Seconds and memory of opening a file, of the first decision on it and of the next, and of one more entry."""
+    began = bench.now()
+    Codebook.open(path).close()
+    bench.note(f"opening {count:,} entries for the first time", [bench.now() - began], unit="s")
+    times, before = [], memory()
     for _ in range(3):
-        held: list[Codebook] = []
-        times.append(bench.seconds(lambda held=held: held.append(Codebook.open(path))))
-        book = held[0]
-        assert len(book) == count
+        start = bench.now()
+        book = Codebook.open(path)
+        times.append(bench.now() - start)
+        assert len(book) >= count
         key = book.get("e7").key
-        first = bench.seconds(lambda book=book, key=key: book.decide(key[None]))
+        start = bench.now()
         assert book.decide(key[None])[0].entry == "e7"
+        first = bench.now() - start
+        later = [bench.seconds(lambda book=book, key=key: book.decide(key[None] + 0.01)) for _ in range(5)]
+        grown = memory() - before
         book.close()
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     bench.note(f"opening {count:,} entries", times, unit="s", goal=goal, series="opening", size=count)
     bench.note(f"the first decision of {count:,} entries, after opening", [first], unit="s")
-    bench.note(f"memory that opening {count:,} entries and deciding took", [grown], unit="MB")
+    bench.note(f"a later decision of {count:,} entries", later, unit="s", series="a decision", size=count)
+    bench.note(f"own memory of {count:,} entries, opened and asked", [grown], unit="MB")
+    with Codebook.open(path) as book:
+        some = entries(10**7, 20)
+        each = [1e6 * bench.seconds(lambda book=book, one=one: book.add(one, same_fact="record")) for one in some]
+    bench.note(f"adding behind {count:,} entries of a file just opened", each, unit="us")
 
 
 def measure(bench: Bench) -> None:
@@ -101,6 +137,9 @@ def measure(bench: Bench) -> None:
             bench.note(f"saving 100 more behind {count:,}", [bench.seconds(append)], unit="s")
         bench.note("bytes of the file that 100 more took, of all", [(path.stat().st_size - size) / size], unit="")
         opened(bench, path, count + 100, None)
+        many = 25_000 if bench.quick else 200_000
+        filled(Path(folder) / "many.vledit", many)
+        opened(bench, Path(folder) / "many.vledit", many, 2.0)
 
 
 def _copy(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vledit.data import icons
+from vledit.editors import common_directions
 from vledit.editors.edited_model import EditedModel
 
 from .measuring import Bench
@@ -67,3 +68,6 @@ def first_span(bench: Bench) -> None:
     vlm.__dict__.pop("_common_directions", None)
     first = bench.seconds(lambda: EditedModel(vlm).edit(request, transformation="span"))
     bench.note("first span edit of a loaded model, beyond a later one", [first - later], unit="s", goal=1.0)
+    site = vlm.resolve_site(vlm.default_site)
+    measuring = bench.seconds(lambda: common_directions._measure(vlm, site, 40))
+    bench.note("measuring the common directions, once for a model", [measuring], unit="s")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from vledit.data.case import Probe
+from vledit.editors.fitting_together import train_together
 from vledit.editors.ft import FineTune
 from vledit.errors import InputError, MissingDataError
 from vledit.evaluate.manifest import Variant, manifest
@@ -45,6 +46,19 @@ def test_a_run_says_what_it_was(vlm, tmp_path):
             "base" if "base" in line else "record" for line in lines if one.id in (line.get("base"), line.get("case"))
         ]
         assert kinds == ["base", "record", "record"]
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan("sequential"), Plan("batch", batch_size=3)])
+def test_edits_are_begun_together_in_every_protocol(vlm, tmp_path, monkeypatch, plan):
+    sizes = []
+
+    def counted(vlm, trunk, site, config):
+        sizes.append(len(trunk))
+        return train_together(vlm, trunk, site, config)
+
+    monkeypatch.setattr("vledit.editors.balancedit.train_together", counted)
+    end = run(vlm, CASES, [BALANCED], tmp_path / "r.jsonl", plan)
+    assert (end["records"], end["failed"], sizes) == (3, 0, [3])
 
 
 def test_what_is_read_is_what_was_scored(vlm, tmp_path):

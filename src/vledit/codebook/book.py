@@ -18,12 +18,14 @@ import numpy as np
 
 from ..copies import packed_codebook
 from ..data.cache import write_atomic
-from ..errors import InputError
+from ..errors import CodebookError, InputError
 from ..paths import local, output_file
+from . import shelf as shelves
 from .draft import Draft, find, retire, settle
 from .entry import BY_HAND, Entry, now
 from .export import as_json
 from .facts import FactIndex
+from .lazily import Lazily
 from .publish import create, write_whole
 from .record import check_dtype
 from .relation import Fact, Relation, holding, relate, related_by_record
@@ -56,7 +58,8 @@ class Codebook:
         self.fingerprint = fingerprint
         self.model_name = model_name
         self.router = Router(compete=compete)
-        self._entries: dict[str, Entry] = {}
+        self._lazily: Lazily | None = None
+        self._all: dict[str, Entry] = {}
         self._orders: dict[str, int] = {}
         self._last = 0
         self._open = False
@@ -113,6 +116,20 @@ class Codebook:
         return packed_codebook(self)
 
     @property
+    def _entries(self) -> dict[str, Entry]:
+        """All entries; of a large file that was opened at once, they are read now."""
+        if self._lazily is not None:
+            self._load(whole=True)
+        return self._all
+
+    @_entries.setter
+    def _entries(self, entries: dict[str, Entry]) -> None:
+        self._all = entries
+
+    def _has(self, id: str) -> bool:
+        return id in (self._all if self._lazily is None else self._lazily)
+
+    @property
     def path(self) -> Path | None:
         """The file, or None in memory."""
         return None if self._store is None else self._store.path
@@ -146,11 +163,16 @@ class Codebook:
 
     def close(self) -> None:
         """Close the file; nothing to do in memory."""
+        if self._lazily is not None:
+            self._lazily.close()
+            self._lazily = None
         if self._store is not None:
             self._store.close()
 
     def get(self, id: str) -> Entry:
         """Return the entry, whatever its status.  Raises: UnknownNameError."""
+        if self._lazily is not None and (placed := self._lazily.placed(id)) is not None:
+            return placed[1]
         return find(self._entries, id)
 
     def entries(self) -> list[Entry]:
@@ -163,12 +185,14 @@ class Codebook:
 
     def history(self) -> list[Event]:
         """Return what was done, oldest first."""
+        if self._lazily is not None:
+            self._load(whole=True)
         return list(self._events)
 
     def free_id(self, stem: str) -> str:
         """Return `stem`, or with -2, -3, ... where an entry of that id exists."""
         number, id = 1, stem
-        while id in self._entries:
+        while self._has(id):
             number += 1
             id = f"{stem}-{number}"
         return id
@@ -215,10 +239,12 @@ class Codebook:
     def replaced_by(self, id: str) -> tuple[str, ...]:
         """Return the ids of the entries whose place the entry `id` took."""
         with self._lock:
-            return self._replaced.get(id, ())
+            return self._replaced.get(id, ()) if self._lazily is None else self._lazily.replaced(id)
 
     def _alike(self, fact: Fact) -> list[Entry]:
         """Active entries that may hold the same fact."""
+        if self._lazily is not None:
+            return self._lazily.alike(fact)
         return [self._entries[id] for id in self._facts.candidates(fact)]
 
     def hidden_by(self, entry: Entry) -> list[str]:
@@ -261,8 +287,8 @@ class Codebook:
                     if relation.same is not None:
                         raise _Held(relation.same)
                     replaced += [id for id in relation.retires if id not in replaced]
-                if entry.id in self._entries:
-                    known = self._entries[entry.id]
+                if self._has(entry.id):
+                    known = self.get(entry.id)
                     raise InputError(
                         f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."
                     )
@@ -282,6 +308,8 @@ class Codebook:
 
     def _append(self, entry: Entry) -> Entry:
         """Write one more entry, which changes no other: the thousandth costs what the first did."""
+        if self._lazily is not None and not self._lazily.fits(entry):
+            self._load(whole=True)
         self.router.check(entry)
         order, held = self._last + 1, entry
         event = Event(now(), "added", entry.id, entry.title())
@@ -292,6 +320,11 @@ class Codebook:
         return held
 
     def _appended(self, order: int, entry: Entry, event: Event) -> None:
+        if self._lazily is not None:
+            self._lazily.added(order, entry)
+            self._last = order
+            self.router.add(entry, order)
+            return
         self._entries[entry.id] = entry
         self._orders[entry.id] = self._last = order
         self._events.append(event)
@@ -497,8 +530,23 @@ class Codebook:
                 replaced.setdefault(entry.retired_by, []).append(entry.id)
         self._replaced = {by: tuple(ids) for by, ids in replaced.items()}
 
-    def _load(self) -> None:
+    def _load(self, whole: bool = False) -> None:
+        """Take in what the file holds.
+
+        Args:
+            whole: every entry, also of a file large enough to have a shelf; else those that are asked for.
+        """
         assert self._store is not None
+        if self._lazily is not None:
+            self._lazily.shelf.close()
+            self._lazily = None
+        if not whole and (shelf := self._shelf()) is not None:
+            self._all, self._orders, self._events = {}, {}, []
+            self._store.seen()
+            self._lazily = Lazily(self._store, shelf)
+            self.router = self._lazily.router(self.router.compete)
+            self._last = max([shelf.head.last, *(order for order, _ in self._lazily.fresh)])
+            return
         ordered, self._events = self._store.read()
         self._entries = {entry.id: entry for _, entry in ordered}
         self._orders = {entry.id: order for order, entry in ordered}
@@ -509,3 +557,16 @@ class Codebook:
         self.router = router
         self._last = max(self._orders.values(), default=0)
         self._look_up()
+
+    def _shelf(self) -> shelves.Shelf | None:
+        """What lies beside a large file; made now where it is not there and can be."""
+        store = self._store
+        assert store is not None
+        if (found := shelves.opened(store)) is not None or store.count() < shelves.LARGE:
+            return found
+        if self.readonly or store.writing:
+            return None
+        with contextlib.suppress(CodebookError):  # another process writes: it is made another time
+            store.ease()
+            return shelves.opened(store) if shelves.write(store) else None
+        return None

@@ -17,11 +17,11 @@ class FactIndex:
             self.add(entry)
 
     def add(self, entry: Entry) -> None:
-        for place in _places(Fact.of(entry)):
+        for place in places(Fact.of(entry)):
             self._ids.setdefault(place, {})[entry.id] = None
 
     def discard(self, entry: Entry) -> None:
-        for place in _places(Fact.of(entry)):
+        for place in places(Fact.of(entry)):
             ids = self._ids.get(place, {})
             ids.pop(entry.id, None)
             if not ids:
@@ -29,8 +29,9 @@ class FactIndex:
 
     def candidates(self, fact: Fact) -> list[str]:
         """Ids of all entries that may ask the same as `fact` (`Fact.asks_as` says whether they do)."""
-        return list(dict.fromkeys(id for place in _places(fact) for id in self._ids.get(place, ())))
+        return list(dict.fromkeys(id for place in places(fact) for id in self._ids.get(place, ())))
 
 
-def _places(fact: Fact) -> list[tuple[str | None, str]]:
+def places(fact: Fact) -> list[tuple[str | None, str]]:
+    """Picture and wording under which a fact is found."""
     return list(dict.fromkeys((fact.image_key, plain(text)) for text in (fact.question, *fact.rephrases)))

@@ -130,11 +130,15 @@ class KeyIndex:
                 rank = int(self._ranks[slot])
                 if distance > best_distance or (distance == best_distance and rank < best_rank) or distance > limit:
                     continue
-                handle = self._handles[slot]
-                assert handle is not None
+                handle = self._handle(slot)
                 if accepts is None or accepts(handle):
                     best, best_distance, best_rank = handle, distance, rank
         return best, best_distance
+
+    def _handle(self, slot: int) -> str:
+        handle = self._handles[slot]
+        assert handle is not None
+        return handle
 
     def _exact(self, asked: np.ndarray, slots: np.ndarray) -> np.ndarray:
         self.compared += len(slots)
@@ -208,10 +212,7 @@ class KeyIndex:
             self._short, self._norms = _grown(self._short, len(self._keys)), _grown(self._norms, len(self._keys))
         for start in range(self._done, self._used, BLOCK):
             part = slice(start, min(start + BLOCK, self._used))
-            with np.errstate(over="ignore", invalid="ignore"):
-                short = self._sketch.of(points(self._keys[part], self.kind)).astype(np.float32)
-                self._short[part] = short
-                self._norms[part] = np.sqrt(np.add.reduce(short.astype(np.float64) ** 2, axis=-1))
+            self._short[part], self._norms[part] = self._sketch.rounded(self._keys[part])
         self._done = self._used
 
     def _compact(self) -> None:
@@ -223,6 +224,56 @@ class KeyIndex:
         self._handles = handles
         self._slots = {handle: slot for slot, handle in enumerate(handles) if handle is not None}
         self._sketch = None
+
+
+class ShelvedIndex(KeyIndex):
+    """Keys that lie in arrays which are only read, and behind them those that came since.
+
+    Args:
+        arrays: "keys" (n, D), "short" forms, their lengths "norms" (n,) and "ranks" (n,), which ascend.
+        gone: ranks of keys that do not count.
+        handle: from a rank to its handle.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], sketch: Sketch, gone: list[int], handle: Callable[[int], str]):
+        super().__init__(arrays["keys"].shape[1], sketch.kind)
+        self._keys, self._ranks = arrays["keys"], arrays["ranks"]
+        self._short, self._norms = arrays["short"], np.array(arrays["norms"])
+        self._alive = np.ones(len(self._keys), dtype=bool)
+        self._alive[np.searchsorted(self._ranks, gone)] = False
+        self._sketch, self._sketched_for, self._done = sketch, len(self._keys), len(self._keys)
+        self._named, self._fresh = handle, KeyIndex(self.width, self.kind)
+        self._count = int(self._alive.sum())
+
+    def __len__(self) -> int:
+        return self._count + len(self._fresh)
+
+    @property
+    def _used(self) -> int:
+        return len(self._keys)
+
+    def _handle(self, slot: int) -> str:
+        return self._named(int(self._ranks[slot]))
+
+    def add(self, handle: str, key: np.ndarray, rank: int) -> None:
+        """As `KeyIndex.add`; `rank` is higher than all on the shelf."""
+        self._fresh.add(handle, key, rank)
+
+    def remove(self, handle: str) -> None:
+        """Only what came since can be taken out again."""
+        self._fresh.remove(handle)
+
+    def nearest(
+        self,
+        queries: np.ndarray,
+        accept: Callable[[int, str], bool] | None = None,
+        limit: float = math.inf,
+    ) -> list[tuple[str | None, float]]:
+        found = super().nearest(queries, accept, limit)
+        if not len(self._fresh):
+            return found
+        new = self._fresh.nearest(queries, accept, limit)
+        return [two if two[0] is not None and two[1] <= one[1] else one for one, two in zip(found, new, strict=True)]
 
 
 def _grown(array: np.ndarray, size: int) -> np.ndarray:

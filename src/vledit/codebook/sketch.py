@@ -54,6 +54,12 @@ class Sketch:
         rest = np.add.reduce(shifted * shifted, axis=-1) - np.add.reduce(along * along, axis=-1)
         return np.concatenate([along, np.sqrt(np.maximum(rest, 0.0))[:, None]], 1)
 
+    def rounded(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) float32 keys → their short forms in float32, and the lengths of these, (n,) float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            short = self.of(points(keys, self.kind)).astype(np.float32)
+            return short, np.sqrt(np.add.reduce(short.astype(np.float64) ** 2, axis=-1))
+
     def state(self) -> dict[str, np.ndarray]:
         """Centre and axes, to be kept beside what was made with them."""
         return {"centre": self.centre} if self.axes is None else {"centre": self.centre, "axes": self.axes}

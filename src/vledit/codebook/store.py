@@ -29,6 +29,11 @@ _CHECKED_WHOLE = 64 << 20
 """Files up to this many bytes are checked page by page when they are opened; larger ones by `verify`."""
 _KEPT = 512 << 20
 """Bytes of transformations that stay in memory once they were read."""
+EASED = (
+    "CREATE INDEX IF NOT EXISTS entries_at_rest ON entries(status, seq) WHERE status != 'active'",
+    "CREATE INDEX IF NOT EXISTS entries_followed ON entries(retired_by) WHERE retired_by IS NOT NULL",
+)
+"""Indexes of large files; other versions of VLEdit keep them up without knowing of them."""
 _COLUMNS = "id, question, answer, site, status, retired_by, record, thumbnail"
 
 
@@ -102,18 +107,82 @@ class Store:
     def read(self) -> tuple[list[tuple[int, Entry]], list[Event]]:
         """Return (order, entry) of all entries, oldest first, and all events; keys are checked, the rest stays lazy."""
         with self._guard("read"), self._snapshot():
-            keys: dict[int, dict[str, bytes]] = {}
-            for seq, part, data in self._db.execute("SELECT entry, part, data FROM tensors WHERE part GLOB 'key/*'"):
-                keys.setdefault(seq, {})[part] = data
-            entries = []
-            for seq, digest, *columns in self._db.execute(f"SELECT seq, digest, {_COLUMNS} FROM entries ORDER BY seq"):
-                row = Row(*columns)
-                entries.append((seq, unpack(row, digest, keys.get(seq, {}), self._loader(seq, row.id))))
+            entries = [placed for some in self.each() for placed in some]
             events = [
                 Event(*row) for row in self._db.execute("SELECT time, action, entry, detail FROM events ORDER BY seq")
             ]
             self._version = self._data_version()
         return entries, events
+
+    def each(self, after: int = 0, size: int = 4096) -> Iterator[list[tuple[int, Entry]]]:
+        """Yield (order, entry) of all entries above an order, oldest first, so many at a time."""
+        while True:
+            with self._guard("read"), self._snapshot():
+                rows = self._db.execute(
+                    f"SELECT seq, digest, {_COLUMNS} FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (after, size)
+                ).fetchall()
+                if not rows:
+                    return
+                first, after = rows[0][0], rows[-1][0]
+                keys: dict[int, dict[str, bytes]] = {}
+                parts = "SELECT entry, part, data FROM tensors WHERE entry BETWEEN ? AND ? AND part GLOB 'key/*'"
+                for seq, part, data in self._db.execute(parts, (first, after)):
+                    keys.setdefault(seq, {})[part] = data
+                found = []
+                for seq, digest, *columns in rows:
+                    row = Row(*columns)
+                    found.append((seq, unpack(row, digest, keys.get(seq, {}), self._loader(seq, row.id))))
+            yield found
+
+    def count(self, after: int = 0) -> int:
+        """Number of entries, whatever their status; of those with an order above `after`."""
+        query = "SELECT count(*) FROM entries" + (" WHERE seq > ?" if after else "")
+        with self._lock, self._guard("read"):
+            return self._db.execute(query, (after,) if after else ()).fetchone()[0]
+
+    def digest(self, seq: int) -> bytes:
+        """Digest of the entry of this order; b"" where there is none."""
+        with self._lock, self._guard("read"):
+            found = self._db.execute("SELECT digest FROM entries WHERE seq = ?", (seq,)).fetchone()
+        return b"" if found is None else found[0]
+
+    def inactive(self, until: int) -> list[int]:
+        """Orders, up to `until`, of entries that are retired or removed."""
+        with self._lock, self._guard("read"):
+            query = "SELECT seq FROM entries WHERE status != 'active' AND seq <= ? ORDER BY seq"
+            return [seq for (seq,) in self._db.execute(query, (until,))]
+
+    def find(self, where: str, value: Any) -> list[tuple[int, Entry]]:
+        """(order, entry) of entries by "id" or "retired_by", oldest first."""
+        clause = {"id": "id = ?", "retired_by": "retired_by = ?"}[where]
+        found = []
+        with self._guard("read"), self._snapshot():
+            rows = self._db.execute(
+                f"SELECT seq, digest, {_COLUMNS} FROM entries WHERE {clause} ORDER BY seq", (value,)
+            )
+            for seq, digest, *columns in rows.fetchall():
+                keys = dict(
+                    self._db.execute("SELECT part, data FROM tensors WHERE entry = ? AND part GLOB 'key/*'", (seq,))
+                )
+                row = Row(*columns)
+                found.append((seq, unpack(row, digest, keys, self._loader(seq, row.id))))
+        return found
+
+    def id_of(self, seq: int) -> str:
+        """Id of the entry of this order."""
+        with self._lock, self._guard("read"):
+            return self._db.execute("SELECT id FROM entries WHERE seq = ?", (seq,)).fetchone()[0]
+
+    def ease(self) -> None:
+        """Makes the indexes by which large files are asked for what is not active; nothing happens where they are there."""
+        with self.transaction():
+            for statement in EASED:
+                self._db.execute(statement)
+
+    def seen(self) -> None:
+        """What the file holds now has been taken in, see `changed`."""
+        with self._lock, self._guard("read"):
+            self._version = self._data_version()
 
     def changed(self) -> bool:
         """Whether another connection has written since `read`."""
@@ -188,6 +257,11 @@ class Store:
                 entry.transformation.tensors()
             self._forget()
         return len(entries)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a transaction of this connection is open."""
+        return self._db.in_transaction
 
     def close(self) -> None:
         """Close the file; transformations that were not loaded cannot be loaded any more."""

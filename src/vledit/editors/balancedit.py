@@ -18,39 +18,24 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..codebook.entry import Entry, make_thumbnail
 from ..codebook.relation import SAME_FACT, Fact
-from ..codebook.scope import (
-    ANCHORS,
-    DISTANCES,
-    KEY_TOKENS,
-    Anchors,
-    Scope,
-    anchor_picture,
-    check_alpha,
-    distance,
-    radius,
-)
+from ..codebook.scope import ANCHORS, DISTANCES, KEY_TOKENS, Scope, check_alpha
 from ..data.case import EditRequest
-from ..errors import InputError, UnknownNameError
-from ..vlm.base import VLM, Site, Trunk
+from ..errors import InputError, UnknownNameError, VLEditError
+from ..vlm.base import VLM, Site
 from ..vlm.pictures import open_picture, picture_key
-from . import own_reach
-from .adversary import random_pictures
-from .answering import pool
 from .base import Edit, EditorConfig, EditReport, setting
-from .fitting import FittingConfig, train_site
-from .own_reach import Asked
-from .reach import Reach, measured, reach, read
-from .rephrase import SOURCES, Positive, choose
+from .fitting import FittingConfig, learnt, train_site
+from .fitting_together import train_together
+from .rephrase import SOURCES
+from .scoping import Begun, Scoping
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..codebook import Codebook, Relation, Transformation
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -58,7 +43,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "blip2": {"scope": "paper", "site": "31.mlp.out"},
 }
 """Family → settings of Sec. 4.3: the layer, and α where the paper names it; Euclidean distance, black anchor, Adam."""
-SCOPE = "mean"
 SCOPES = ("paper", "last")
 STARTS = ("base", "nearest")
 
@@ -170,34 +154,43 @@ class BalancEdit:
         """The paper's settings for a model family: α is named for MiniGPT-4 alone."""
         return PUBLISHED.get(family, {})
 
-    def edit(self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None) -> Edit:
-        """Makes one entry; see `Editor.edit`.  The frozen part runs once, on the edit with its answer, positive and negative."""
+    def edit(
+        self, vlm: VLM, request: EditRequest, codebook: Codebook | None = None, begun: Begun | None = None
+    ) -> Edit:
+        """Makes one entry; see `Editor.edit`.  The frozen part runs once, on the edit with its answer, positive and negative.
+
+        Args:
+            begun: what `begin` made of this request together with others.
+        """
         began = time.perf_counter()
         config = self.config
         site = vlm.resolve_site(config.site or vlm.default_site)
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
-        vlm.answer_tokens(
-            request.question, request.answer, image is not None
-        )  # an unfit answer is refused before any work
-        fact = Fact(
-            request.question, request.answer, None if image is None else picture_key(image), tuple(request.rephrases)
-        )
+        request = _opened(vlm, request) if begun is None else begun.request
+        fact = _fact(request)
         if codebook is not None and (known := codebook.holding(fact)) is not None:
             report = EditReport.of_nothing(_since(began))
             return Edit(known.same or "", self.name, request, report, relation=known)
-        positive = choose(vlm, request, self._rephraser(request), config.similarity)
-        scope, radius_from, trunk = self._scope(vlm, request, positive, site)
+        if begun is None:
+            (begun,) = self._scoping(vlm, site).scoped([request])
+        if begun.error is not None:
+            raise begun.error
+        assert begun.scope is not None
+        assert begun.trunk is not None
+        assert begun.positive is not None
+        scope = begun.scope
         relation = self._relation(codebook, scope, fact, site)
         alone = relation is not None and relation.kind == "conflict" and relation.inside is None
-        if relation is not None and alone and bool(vlm.verify(trunk).exact[0]):
+        if relation is not None and alone and bool(vlm.verify(begun.trunk).exact[0]):
             relation = relation.reverted()
             report = EditReport.of_nothing(_since(began))
             return Edit(relation.retires[0], self.name, request, report, relation=relation)
         start = None
         if config.start == "nearest" and codebook is not None and relation is not None and relation.inside is not None:
             start = codebook.get(relation.inside)
-        fitted = train_site(vlm, trunk, site, request, config, _loaded(start))
+        if begun.fitted is None:
+            fitted = train_site(vlm, begun.trunk, site, request, config, _loaded(start))
+        else:
+            fitted = learnt(begun.fitted, request.answer)
         entry = Entry(
             id=request.id or new_id(request, codebook),
             question=request.question,
@@ -206,98 +199,58 @@ class BalancEdit:
             scopes=(scope,),
             transformation=fitted.transformation,
             image_key=fact.image_key,
-            thumbnail=None if image is None else make_thumbnail(image),
+            thumbnail=None if request.image is None else make_thumbnail(request.image),  # type: ignore[arg-type]
             parent=None if start is None else start.id,
             notes={
                 "editor": self.name,
                 "rephrases": list(request.rephrases),
                 "same_fact": config.same_fact,
-                "refused_rephrases": list(positive.refused),
-                **({"radius_from": radius_from} if radius_from else {}),
+                "refused_rephrases": list(begun.positive.refused),
+                **({"radius_from": begun.radius_from} if begun.radius_from else {}),
                 "margin": round(fitted.margin, 4),
                 "steps": fitted.steps,
             },
         )
-        report = EditReport(_since(began), fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
+        seconds = _since(began) + begun.seconds
+        report = EditReport(seconds, fitted.steps, fitted.loss, fitted.margin, entry.nbytes, fitted.trained)
         return Edit(entry.id, self.name, request, report, entry=entry, relation=relation)
 
-    def _scope(self, vlm: VLM, request: EditRequest, positive: Positive, site: Site) -> tuple[Scope, str, Trunk]:
-        """Key, positive and negative (Sec. 3.2, Eq. 10), and the trunk of the edit with its answer, from one pass.
+    def begin(self, vlm: VLM, requests: Sequence[EditRequest]) -> list[Begun | None]:
+        """What of several edits is the same work: their trunk passes are shared and they are trained together.
 
-        Beside them: where the radius comes from, in words, unless it is the paper's.
-
-        The answer stands behind the prompt whose key is read: no token of the prompt sees it, and the key averages the
-        prompt alone.
+        Give each to `edit` with its request, in their order: what hangs on the edits that are there already is decided then.
+        None for all where edits cannot be trained before that is known: `start="nearest"`, adversarial terms.
         """
         config = self.config
-        image = request.image
-        negative_name = config.negative
-        if image is None:  # without a picture there is none to blacken: a question about nothing stands in for it
-            negative, negative_question, negative_name = None, "?", "question:?"
-        else:
-            sampler = self.sampler
-            if negative_name == "random" and sampler is None:
-                sampler = random_pictures(config.companions)
-            negative = anchor_picture(negative_name, vlm.image_size, image, sampler, config.seed)  # type: ignore[arg-type]
-            negative_question = request.question
-        questions = [request.question, positive.question, negative_question]
-        others = request.answer if config.tokens == "prompt+answer" else None
-        encoded = vlm.encode([image, image, negative], questions, [request.answer, others, others])
-        trunk = vlm.trunk(encoded, site.layer)
-        keys = pool(vlm.site_input(trunk, site), encoded, config.tokens)
-        d_positive, d_negative = distance(keys[:1], keys[1:], config.distance)[:, 0].tolist()
-        anchors = Anchors(positive.source, positive.question, negative_name, d_positive, d_negative)
-        if not config.by_paper:
-            scope, radius_from = self._last(vlm, site, request, keys[0], anchors)
-            return scope, radius_from, trunk.select([0])
-        alpha = vlm.default_alpha if config.alpha is None else config.alpha
-        within = radius(alpha, d_positive, d_negative)
-        return Scope(SCOPE, keys[0], within, config.distance, config.key_tokens, alpha, anchors), "", trunk.select([0])
+        if config.start != "base" or config.adversarial or len(requests) < 2:
+            return [None] * len(requests)
+        began = time.perf_counter()
+        site = vlm.resolve_site(config.site or vlm.default_site)
+        found: list[Begun] = []
+        for request in requests:
+            try:
+                found.append(Begun(_opened(vlm, request)))
+            except VLEditError as error:
+                found.append(Begun(request, error=error))
+        fit = [number for number, one in enumerate(found) if one.error is None]
+        scoped = self._scoping(vlm, site).scoped([found[number].request for number in fit]) if fit else []
+        ready = [(number, one) for number, one in zip(fit, scoped, strict=True) if one.trunk is not None]
+        for number, one in zip(fit, scoped, strict=True):
+            found[number] = one
+        if ready:
+            whole = ready[0][1].together
+            assert whole is not None
+            fitted = train_together(vlm, whole, site, config)
+            for (number, one), learned in zip(ready, fitted, strict=True):
+                found[number] = replace(one, fitted=learned, together=None)
+        share = _since(began) / len(requests)
+        return [replace(one, seconds=share) for one in found]
 
-    def _rephraser(self, request: EditRequest) -> str:
-        """Where the positive comes from: no radius of `scope=last` hangs on it alone, so that the backbone need not write one."""
-        source = self.config.rephrase
-        if self.config.by_paper or source != "auto":
-            return source
-        return "supplied" if any(map(str.strip, request.rephrases)) else "plugin"
-
-    def _last(self, vlm: VLM, site: Site, request: EditRequest, key: Tensor, anchors: Anchors) -> tuple[Scope, str]:
-        """The scope around the last prompt token, and where its radius comes from."""
-        config = self.config
-        known = None if config.threshold is None else Reach.given(config.threshold)
-        known = known or reach(vlm, site, config.distance, config.scope_fitted)
-
-        def away(asked: list[Asked]) -> list[float]:
-            keys = read(vlm, site, [picture for picture, _ in asked], [question for _, question in asked])
-            return distance(key, keys, config.distance)[:, 0].tolist()
-
-        pictured = request.image is not None
-        share = own_reach.BETWEEN if known is None else known.share
-        near: list[float] = []
-        if config.negatives or (pictured and share is not None):
-            near = away(own_reach.inside(request, anchors.positive_question))
-        if pictured and share is not None:
-            blank = away(own_reach.outside(vlm, request))
-            within = own_reach.own(near, blank, share)
-            source = (
-                f"{share:.2f} of the way from its rewordings ({max(near):.4g}) to a blank picture ({min(blank):.4g})"
-            )
-        elif known is not None:
-            within, source = known.of(pictured), f"one threshold for the model, {known.source}"
-        else:
-            within, source = (
-                measured(vlm, site, config.distance),
-                "one threshold for the model, measured on everyday questions",
-            )
-        if config.negatives:
-            wider = within
-            within = own_reach.kept_out(within, near, away(own_reach.of_traffic(request, config.negatives)))
-            source += f"; narrowed from {wider:.4g} by '{config.negatives}'" if within < wider else ""
-        crowd = known.crowd if known is not None and pictured else ()
-        return Scope("last", key, within, config.distance, "last", None, anchors, crowd=crowd), source
+    def _scoping(self, vlm: VLM, site: Site) -> Scoping:
+        return Scoping(vlm, site, self.config, self.sampler)
 
     def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
-        if codebook is None or not codebook.active() or scope.anchors is None:
+        if codebook is None or not len(codebook) or scope.anchors is None:
             return None
         return codebook.relation(
             scope.key[None],
@@ -317,6 +270,18 @@ def new_id(request: EditRequest, codebook: Codebook | None = None) -> str:
     text = "\0".join([picture, request.question, request.answer])
     stem = hashlib.sha256(text.encode()).hexdigest()[:8]
     return stem if codebook is None else codebook.free_id(stem)
+
+
+def _opened(vlm: VLM, request: EditRequest) -> EditRequest:
+    """The request with its picture opened.  Raises: an unfit answer or picture is refused before any work."""
+    image = None if request.image is None else open_picture(request.image)
+    vlm.answer_tokens(request.question, request.answer, image is not None)
+    return EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+
+
+def _fact(request: EditRequest) -> Fact:
+    key = None if request.image is None else picture_key(request.image)  # type: ignore[arg-type]
+    return Fact(request.question, request.answer, key, tuple(request.rephrases))
 
 
 def _loaded(entry: Entry | None) -> Transformation | None:

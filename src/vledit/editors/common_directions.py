@@ -8,13 +8,18 @@ They are measured on a fixed list of everyday questions without pictures and wit
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from ..data.cache import cache_root, sha256_json, write_atomic
 from ..vlm.base import VLM, Site
 from ..vlm.surroundings import lasting
 
@@ -39,6 +44,7 @@ QUESTIONS = (
     "What does it taste like?",
     "Name the thing in the image.",
 )
+FORMAT = 1
 COLOURS = ((0, 0, 0), (255, 255, 255), (200, 60, 50), (60, 120, 200), (90, 160, 80))
 
 
@@ -46,15 +52,40 @@ COLOURS = ((0, 0, 0), (255, 255, 255), (200, 60, 50), (60, 120, 200), (90, 160, 
 def measure(vlm: VLM, site: Site, count: int) -> Tensor:
     """(count, in) float32, orthonormal rows: the mean input and the largest principal directions of the site's inputs.
 
-    Kept on the model object, because every edit needs the same ones.
+    Kept on the model object, because every edit needs the same ones, and in the cache under the model's fingerprint, so that they
+    are measured once for a model and not each time it is loaded.
     """
     site = vlm.resolve_site(site)
     kept = vlm.__dict__.setdefault("_common_directions", {})
     if (site, count) not in kept:
-        if sys.stderr.isatty():
-            print("span: measuring what all questions have in common, once for a loaded model …", file=sys.stderr)
-        kept[site, count] = _measure(vlm, site, count)
+        path = _path(vlm, site, count)
+        found = _read(path, (count, vlm.site_shape(site)[1]))
+        if found is None:
+            if sys.stderr.isatty():
+                print("span: measuring what all questions have in common, once for a model …", file=sys.stderr)
+            found = _measure(vlm, site, count)
+            with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+                write_atomic(path, save({"directions": found.cpu()}))
+        kept[site, count] = found.to(vlm.device)
     return kept[site, count]
+
+
+def _path(vlm: VLM, site: Site, count: int) -> Path:
+    """Where the directions of a model lie: named by all that they depend on."""
+    prompt = vlm.prompt(QUESTIONS[0]).ids  # the template, and how many tokens a picture has
+    runs = [str(vlm.dtype), vlm.device.type, torch.__version__]
+    asked = [FORMAT, str(site), count, *runs, prompt, vlm.image_size, QUESTIONS, COLOURS]
+    return cache_root() / "common_directions" / f"{vlm.fingerprint[:24]}-{sha256_json(asked)[:16]}.safetensors"
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """What was kept; None where nothing was, or what lies there is damaged."""
+    try:
+        found = load(path.read_bytes())["directions"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    fits = found.shape[1:] == shape[1:] and len(found) <= shape[0] and found.dtype == torch.float32
+    return found if fits and bool(found.isfinite().all()) else None
 
 
 def _measure(vlm: VLM, site: Site, count: int) -> Tensor:

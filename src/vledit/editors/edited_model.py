@@ -36,6 +36,7 @@ from .memory import RECORD, Memory, saved_settings
 from .registry import editor as make_editor
 from .registry import editor_class
 from .talking import Talking
+from .together import begun_together
 
 CODEBOOK_FILE = "codebook.vledit"
 MEMORIES = "memories"
@@ -121,6 +122,8 @@ class EditedModel(Talking):
 
         Args:
             request: one request; or several, of which the edits are returned as a list: those before one that fails are kept.
+                Where the method can, they share their passes and are trained together, so many at a time (`together.EDITS`);
+                what is decided by the edits that are there already is decided one after the other.
             check: look which older edits no longer answer their own request since this one was added (`Edit.breaks`).
             strict: refuse an edit that breaks older ones; nothing has changed then.
 
@@ -128,12 +131,15 @@ class EditedModel(Talking):
         """
         method = make_editor(editor, **settings)
         if not isinstance(request, EditRequest):
-            return [self._edit(method, one, check, strict) for one in request]
+            return [
+                self._edit(method, one, check, strict, begun)
+                for one, begun in begun_together(self.vlm, method, request)
+            ]
         return self._edit(method, request, check, strict)
 
-    def _edit(self, method: Any, request: EditRequest, check: bool, strict: bool) -> Edit:
+    def _edit(self, method: Any, request: EditRequest, check: bool, strict: bool, begun: Any = None) -> Edit:
         with self._editing:
-            made = self.make(method, request)
+            made = self.make(method, request, begun)
             made = self.add(made)
             if (check or strict) and made.keeps_something:
                 made = replace(made, breaks=tuple(self._broken_by(made)))
@@ -147,9 +153,15 @@ class EditedModel(Talking):
                     )
         return made
 
-    def make(self, method: Any, request: EditRequest) -> Edit:
-        """An edit by an editor (an object) as it would be made now; it is not added."""
+    def make(self, method: Any, request: EditRequest, begun: Any = None) -> Edit:
+        """An edit by an editor (an object) as it would be made now; it is not added.
+
+        Args:
+            begun: what the editor's `begin` made of this request together with others.
+        """
         with self._editing:
+            if begun is not None:
+                return method.edit(self.vlm, request, self.codebook, begun=begun)
             if hasattr(method, "memory"):
                 return method.edit(self.vlm, request, self.memory_of(method))
             if method.gated:

@@ -163,8 +163,13 @@ def train_site(
         start=start,
         adversary=Adversary.of(vlm, request, config, [str(site)]),
     )
+    return learnt(fitted, request.answer)
+
+
+def learnt(fitted: Fitted, answer: str) -> Fitted:
+    """What was trained.  Raises: EditFailedError where it does not give the answer."""
     advice = "Give more steps, a larger learning_rate, or a shorter answer."
-    refuse_unlearnt(request.answer, fitted.steps, fitted.margin, "refuse", advice)
+    refuse_unlearnt(answer, fitted.steps, fitted.margin, "refuse", advice)
     return fitted
 
 

@@ -21,6 +21,7 @@ from ..data.tables import Unfit
 from ..errors import EditFailedError, InputError
 from ..vlm.pictures import picture_key
 from .registry import editor as make_editor
+from .together import EDITS, begun_together
 
 if TYPE_CHECKING:
     from .edited_model import Answer, EditedModel
@@ -176,9 +177,9 @@ def edit_many(
     for one in plan.table.wanted:
         if one.line in plan.done:
             found[one.line] = _result(one, "there", plan.done[one.line])
-    for number, one in enumerate(plan.todo):
+    for number, (one, begun) in enumerate(_begun(model, method, plan)):
         progress("editing", number, len(plan.todo))
-        found[one.line] = _make(model, method, one)
+        found[one.line] = _make(model, method, one, begun)
     progress("editing", len(plan.todo), len(plan.todo))
     results = [found[one.line] for one in plan.table.wanted]
     if check:
@@ -254,12 +255,25 @@ def _other_facts(model: EditedModel) -> Iterator[tuple[str, Fact]]:
         yield edit.id, Fact(request.question, request.answer, key, tuple(request.rephrases))
 
 
-def _make(model: EditedModel, method: Any, one: Wanted) -> RowResult:
+def _begun(model: EditedModel, method: Any, plan: Plan) -> Iterator[tuple[Wanted, Any]]:
+    """Rows that are still to be made, each with what the method begins of it together with the rows beside it in the table.
+
+    Rows that are done are begun with the others: so a run that goes on has the bits of one that was not interrupted.
+    """
+    todo, rows = {one.line for one in plan.todo}, plan.table.wanted
+    for start in range(0, len(rows), EDITS):
+        block = rows[start : start + EDITS]
+        if any(one.line in todo for one in block):
+            begun = begun_together(model.vlm, method, [one.request for one in block])
+            yield from ((one, made) for one, (_, made) in zip(block, begun, strict=True) if one.line in todo)
+
+
+def _make(model: EditedModel, method: Any, one: Wanted, begun: Any = None) -> RowResult:
     began = time.perf_counter()
     if _base_was_enough(model, one):
         return _result(one, "not needed")
     try:
-        made = model.make(method, one.request)
+        made = model.make(method, one.request, begun)
         if one.note and made.entry is not None:
             notes = {**made.entry.notes, "note": one.note}
             made = dataclasses.replace(made, entry=dataclasses.replace(made.entry, notes=notes))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
@@ -66,9 +67,15 @@ def _candidates(vlm: VLM, request: EditRequest, source: str) -> Iterator[tuple[s
     if source in ("auto", "supplied"):
         yield from (("supplied", wording) for wording in request.rephrases)
     if source in ("auto", "plugin"):
-        for point in entry_points(group="vledit.rephrasers"):
+        for point in _plug_ins():
             yield from ((f"plugin:{point.name}", wording) for wording in _called(point.load(), request.question))
         yield from (("plugin:template", template.format(question=request.question)) for template in TEMPLATES)
+
+
+@lru_cache(maxsize=1)
+def _plug_ins() -> tuple[EntryPoint, ...]:
+    """Looked up once: that reads the metadata of every installed package."""
+    return tuple(entry_points(group="vledit.rephrasers"))
 
 
 def _called(rephraser: Callable[[str], Iterable[str]], question: str) -> Iterable[str]:

@@ -17,8 +17,11 @@ from ..editors.answering import BASE, CodebookRouting
 from ..editors.base import Edit
 from ..editors.edited_model import EditedModel
 from ..editors.effect import Effect
+from ..editors.registry import editor as make_editor
+from ..errors import CheckFailedError
 from ..vlm.acting import lowest
 from ..vlm.base import VLM
+from ..vlm.surroundings import on_cpu_unless_named
 from .as_released import way_of
 from .checks import check_routed_key
 from .manifest import Variant
@@ -50,14 +53,35 @@ class Held:
         self._entries: dict[str, Acting] = {}
         self._way = way_of(variant)
 
-    def make(self, request: EditRequest) -> Edit:
-        """Makes an edit and adds it; see `EditedModel.edit` for what it raises."""
-        edit = self.model.edit(request, self.variant.editor, check=False, **self.variant.settings)
+    @on_cpu_unless_named
+    def make(self, request: EditRequest, begun: Any = None) -> Edit:
+        """Makes an edit and adds it; see `EditedModel.edit` for what it raises.
+
+        Args:
+            begun: what the editor's `begin` made of it together with others.
+        """
+        method = make_editor(self.variant.editor, **self.variant.settings)
+        edit = self.model.add(self.model.make(method, request, begun))
         self.edits[request.id] = edit
         if self._way is not None:
             self._entries = {}
             self._way.made(edit, self.model.memories.get(self.variant.editor))
         return edit
+
+    def begun(self, requests: Sequence[EditRequest]) -> list[Any]:
+        """What the editor makes of several requests together, before any of them is made; None for each where it cannot.
+
+        What goes wrong here goes wrong again, and is recorded, when the edits are made one by one.
+        """
+        method = make_editor(self.variant.editor, **self.variant.settings)
+        if self._way is not None or not hasattr(method, "begin"):
+            return [None] * len(requests)
+        try:
+            return method.begin(self.vlm, requests)
+        except (MemoryError, CheckFailedError):
+            raise
+        except Exception:
+            return [None] * len(requests)
 
     def acting(self, prepared: PreparedCase, alone: bool = False) -> tuple[list[Effect | None], list[Routed]]:
         """What happens to each probe of a case, and why.

@@ -172,9 +172,17 @@ def unedited(prepared: PreparedCase, editor: str) -> list[Outcome]:
 
 
 def single(
-    vlm: VLM, prepared: PreparedCase, variant: Variant, guard: BaseGuard | None = None, texts: bool = False
+    vlm: VLM,
+    prepared: PreparedCase,
+    variant: Variant,
+    guard: BaseGuard | None = None,
+    texts: bool = False,
+    begun: Any = None,
 ) -> Scored:
     """One edit alone.  A case that cannot be edited is reported, not skipped: its probes count as the base answers them.
+
+    Args:
+        begun: what `Held.begun` made of it together with others.
 
     Raises: BaseChangedError where the model is not the base before the edit; what `STOPPING` names.
     """
@@ -183,7 +191,7 @@ def single(
     held = Held(vlm, variant)
     case = prepared.case.id
     try:
-        edit = held.make(prepared.request)
+        edit = held.make(prepared.request, begun)
     except STOPPING:
         raise
     except Exception as error:
@@ -209,11 +217,11 @@ class Chain:
     def __len__(self) -> int:
         return len(self.order)
 
-    def add(self, case: EditCase) -> Edit | None:
+    def add(self, case: EditCase, begun: Any = None) -> Edit | None:
         """The next edit; one that cannot be made is noted, and the chain goes on without it."""
         self.order[case.id] = len(self.order) + 1
         try:
-            return self.held.make(case.request)
+            return self.held.make(case.request, begun)
         except STOPPING:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.case import EditCase
+from ..editors.together import EDITS
 from ..errors import InputError, MissingDataError, VLEditError
 from .manifest import Variant, manifest
 from .plan import Plan, Task
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 Opened = tuple["VLM", Sequence[EditCase]]
 DEATHS = 5
 """So many deaths of workers per worker are borne before the run gives up: then it is no accident."""
+
+
+def _next(waiting: deque[Task], place: int, blocks: dict[int, int]) -> Task:
+    """Takes the next task for a worker: of a block that it began, or else of one that none has, or else the first."""
+    of = [task.cases[0] // EDITS for task in waiting]
+    mine = next((i for i, block in enumerate(of) if blocks.get(block) == place), None)
+    fresh = next((i for i, block in enumerate(of) if block not in blocks), 0)
+    chosen = fresh if mine is None else mine
+    blocks.setdefault(of[chosen], place)
+    task = waiting[chosen]
+    del waiting[chosen]
+    return task
 
 
 def import_ray() -> Any:
@@ -143,9 +156,11 @@ class RayEngine:
         ray, waiting = self._ray, deque(tasks)
         running = self._running = {}
         free = list(range(len(self._actors)))
+        blocks: dict[int, int] = {}  # block of cases whose edits are begun together → the worker that began it
         while waiting or running:
             while waiting and free:
-                place, task = free.pop(), waiting.popleft()
+                place = free.pop()
+                task = _next(waiting, place, blocks)
                 running[self._actors[place].run.remote(task)] = (place, task)
             finished, _ = ray.wait(list(running), num_returns=1)
             place, task = running.pop(finished[0])

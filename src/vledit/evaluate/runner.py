@@ -15,12 +15,13 @@ from typing import Any, Protocol
 from ..data.case import EditCase
 from ..editors.base import Edit
 from ..editors.registry import editor as make_editor
+from ..editors.together import EDITS
 from ..errors import CheckFailedError, InputError
 from ..vlm.base import VLM
 from .as_released import Way, way_of
 from .asking import prepare
 from .checks import BaseGuard
-from .held import digest
+from .held import Held, digest
 from .manifest import Variant, manifest, weights_hash
 from .metrics import by_variant
 from .plan import Plan, Task, keys, tasks
@@ -59,6 +60,20 @@ class Worker:
         self.layer = lowest_layer(vlm, variants)
         self.texts = plan.with_text(len(cases))
         self._kept: dict[str, PreparedCase] = {}
+        self._begun: dict[str, tuple[int, list[Any]]] = {}  # variant → block of cases, what was begun of them
+
+    def _begun_of(self, name: str, place: int) -> Any:
+        """What a variant's editor makes of this case's edit together with those beside it.
+
+        Cases go together by their places, whatever was done before: a run that is interrupted, or spread over workers, has
+        the same bits.
+        """
+        block = place // EDITS
+        if self._begun.get(name, (-1, []))[0] != block:
+            cases = self.cases[block * EDITS : (block + 1) * EDITS]
+            begun = Held(self.vlm, self.variants[name]).begun([one.request for one in cases])
+            self._begun[name] = (block, begun)
+        return self._begun[name][1][place % EDITS]
 
     def run(self, task: Task) -> Iterator[Line]:
         """Yields lines for the results file, each as soon as it is known; a case's base line before its records."""
@@ -110,11 +125,15 @@ class Worker:
             way = way_of(self.variants[name])
             prepared = usual if way is None or not way.blind else self._ready(case, bases, way)[0]
             began = time.perf_counter()
+            begun = None
             if isinstance(prepared, Failure):
                 scored = Scored(case.id, [], failure=prepared)
             else:
-                scored = single(self.vlm, prepared, self.variants[name], self.guard, place in self.texts)
-            yield scored.record(name, time.perf_counter() - began)
+                begun = self._begun_of(name, place)
+                began = time.perf_counter()
+                scored = single(self.vlm, prepared, self.variants[name], self.guard, place in self.texts, begun)
+            earlier = 0.0 if begun is None else begun.seconds
+            yield scored.record(name, time.perf_counter() - began + earlier)
 
     def _chain(self, task: Task, bases: set[str]) -> Iterator[Line]:
         """Edits of each variant made one after the other; scored at the points of the plan.
@@ -136,9 +155,12 @@ class Worker:
                 continue
             self.guard.check()
             chain = Chain(self.vlm, self.variants[name])
+            begun: list[Any] = []
             for count, case in enumerate(cases, 1):
+                if not begun:
+                    begun = chain.held.begun([one.request for one in cases[count - 1 : count - 1 + EDITS]])
                 way = way_of(chain.variant)
-                edit = chain.add(case if way is None else way.case(case))
+                edit = chain.add(case if way is None else way.case(case), begun.pop(0))
                 yield from self._made_again(task, name, case, edit)
                 is_last = count == len(cases)
                 if self.plan.protocol == "sequential" and count in points:

@@ -150,14 +150,19 @@ class SiteTail:
             (n, V), or (n, K) where a vocabulary is given.
         """
         with self.vlm.lock, passing_gradients(self.vlm, self.site.layer, self._read_weights):
-            hidden = self.vlm.anatomy.finish(self._hidden(self._delta(change)))
-            head = self.vlm.anatomy.lm_head
+            hidden, head = self.vlm.anatomy.finish(self._hidden(self._delta(change))), self.vlm.anatomy.lm_head
             if vocabulary is None:
                 return self.vlm.after_projection(head(hidden))
             if not is_plain(head):
                 return self.vlm.after_projection(head(hidden)[..., vocabulary.to(hidden.device)])
             weight, bias = self._cut(head, vocabulary)
             return self.vlm.after_projection(nn.functional.linear(hidden, weight, bias))
+
+    @on_cpu_unless_named
+    def finished(self, change: Transformation | Tensor | None = None) -> Tensor:
+        """(n, H): what enters the vocabulary projection at the positions that predict `targets`; arguments as `logits`."""
+        with self.vlm.lock, passing_gradients(self.vlm, self.site.layer, self._read_weights):
+            return self.vlm.anatomy.finish(self._hidden(self._delta(change)))
 
     def outputs(self, change: Transformation | Tensor | None = None) -> Tensor:
         """The site's own output at the needed positions, changed: (N, out)."""

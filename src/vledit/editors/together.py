@@ -1,0 +1,87 @@
+"""Trunk passes that several requests share: every prompt of theirs in one forest, so that a picture is read and run once.
+
+What the models of a family cannot share (`UnpackableError`) is run as ordinary rows.  Numbers are those of one request by itself
+up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..vlm.base import VLM, Site, Trunk
+from ..vlm.columns import UnpackableError
+from ..vlm.forest import Forest
+from ..vlm.surroundings import lasting
+from .answering import pool
+
+EDITS = 16
+"""Edits that are begun together."""
+ROWS = 16
+"""Rows that go through the trunk together where prompts cannot be shared."""
+
+
+def begun_together(vlm: VLM, method: Any, requests: Iterable[Any], size: int = EDITS) -> Iterator[tuple[Any, Any]]:
+    """Yields each request with what the editor's `begin` made of it and the next ones; None where it has no `begin`."""
+    left = iter(requests)
+    while some := list(islice(left, size)):
+        begun = method.begin(vlm, some) if hasattr(method, "begin") else [None] * len(some)
+        yield from zip(some, begun, strict=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt, and the answer that is forced behind it (None: the prompt alone)."""
+
+    image: Any
+    question: str
+    answer: str | None = None
+
+
+@lasting
+def run(vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], tokens: str) -> tuple[Trunk, Tensor]:
+    """One trunk with a row for each of `answered`, all of which have answers; and the keys of these rows, then of `others`.
+
+    Args:
+        tokens: what keys are pooled over, see `pool_key`.
+    Returns: (trunk, (len(answered) + len(others), in) float32 on the CPU).
+    """
+    rows = [*answered, *others]
+    if tokens != "prompt+answer":  # a forest leaves out an answer's last token
+        try:
+            return _grown(vlm, site, rows, len(answered), tokens)
+        except UnpackableError:
+            pass
+    trunk = vlm.trunk(_encoded(vlm, answered), site.layer)
+    keys = [pool(vlm.site_input(trunk, site), trunk.encoded, tokens)]
+    for start in range(0, len(others), ROWS):
+        encoded = _encoded(vlm, others[start : start + ROWS])
+        keys.append(pool(vlm.site_input(vlm.trunk(encoded, site.layer), site), encoded, tokens))
+    return trunk, torch.cat(keys)
+
+
+def _encoded(vlm: VLM, rows: Sequence[Row]) -> Any:
+    answers = [row.answer for row in rows]
+    given = answers if any(one is not None for one in answers) else None
+    return vlm.encode([row.image for row in rows], [row.question for row in rows], given)
+
+
+def _grown(vlm: VLM, site: Site, rows: Sequence[Row], answered: int, tokens: str) -> tuple[Trunk, Tensor]:
+    forest = Forest.grow(
+        vlm,
+        site.layer,
+        [row.image for row in rows],
+        [row.question for row in rows],
+        [[] if row.answer is None else [row.answer] for row in rows],
+    )
+    trunk = forest.trunk([(row, 0) for row in range(answered)])
+    keys = [pool(vlm.site_input(trunk, site), trunk.encoded, tokens)]
+    for start in range(answered, len(rows), ROWS):
+        part = forest.trunk([(row, None) for row in range(start, min(start + ROWS, len(rows)))])
+        keys.append(pool(vlm.site_input(part, site), part.encoded, tokens))
+    return trunk, torch.cat(keys)

@@ -1,0 +1,183 @@
+"""Large files open by what lies beside them: decisions and edits as without it, never anything that is out of date."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from codebook_samples import entry, scope, span
+
+from vledit.codebook import Codebook
+from vledit.codebook import lazily as lazy_module
+from vledit.codebook import shelf as shelves
+from vledit.codebook.relation import Fact
+from vledit.errors import InputError
+
+WIDTH, COUNT = 300, 60
+SHARED = span()
+DRAW = np.random.default_rng(0)
+MIX = DRAW.standard_normal((12, WIDTH)) * 5
+KEYS = (20 + DRAW.standard_normal((COUNT + 40, 12)) @ MIX).astype(np.float32)
+
+
+def one(number: int, **more):
+    return entry(f"e{number}", scope(KEYS[number], 3.0), transformation=SHARED, question=f"question {number}", **more)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(shelves, "LARGE", 50)
+    monkeypatch.setattr(lazy_module, "FRESH", 3)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that had been opened once since it became large."""
+    path = tmp_path / "book.vledit"
+    with Codebook.create(path, "model") as book, book.batch():
+        for number in range(COUNT):
+            book.add(one(number))
+        book.retire("e5")
+    with Codebook.open(path):
+        pass
+    assert (path.with_name("book.vledit.index") / "manifest.json").exists()
+    return path
+
+
+QUERIES = np.concatenate([KEYS + DRAW.normal(0, 0.05, KEYS.shape), KEYS + 40]).astype(np.float32)
+
+
+def decided(path, **more) -> list:
+    with Codebook.open(path, **more) as book:
+        return book.decide(QUERIES)
+
+
+def without_shelf(path, tmp_path) -> list:
+    bare = tmp_path / "bare.vledit"
+    shutil.copy(path, bare)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelves, "LARGE", 10**9)
+        return decided(bare)
+
+
+def test_decisions_are_those_of_the_whole_file_without_reading_it(path, tmp_path, monkeypatch):
+    expected = without_shelf(path, tmp_path)
+    assert {one.entry for one in expected} > {"e0", "e4", "e59", None}
+    assert "e5" not in {one.nearest for one in expected}
+    monkeypatch.setattr("vledit.codebook.store.Store.read", None)  # reading all entries would fail
+    with Codebook.open(path) as book:
+        assert len(book) == COUNT - 1
+        assert book.decide(QUERIES) == expected
+        assert "e3" in book
+        assert "e5" not in book
+        assert book.get("e5").status == "retired"
+        assert book.get("e3").question == "question 3"
+        assert np.array_equal(book.get("e3").key, KEYS[3])
+        assert book.holding(Fact("question 3", book.get("e3").answer, book.get("e3").image_key)).same == "e3"
+        assert book.free_id("e3") == "e3-2"
+    assert decided(path, readonly=True) == expected
+
+
+def test_what_is_added_counts_at_once_and_when_it_is_opened_again(path, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("vledit.codebook.store.Store.read", None)
+        with Codebook.open(path) as book:
+            size = (path.with_name("book.vledit.index") / "keys").stat().st_size
+            for number in range(COUNT, COUNT + 5):
+                book.add(one(number), same_fact="record")
+            same = book.add(replace(one(3), id="again"), same_fact="record")
+            assert same.id == "e3"  # nothing changes
+            with pytest.raises(InputError, match="taken"):
+                book.add(replace(one(70), id="e3"))
+            assert book.decide(KEYS[62][None])[0].entry == "e62"
+            assert len(book) == COUNT + 4
+        with Codebook.open(path) as book:
+            assert (path.with_name("book.vledit.index") / "keys").stat().st_size == size + 5 * 4 * WIDTH
+            assert book.decide(KEYS[62][None])[0].entry == "e62"
+            book.add(one(70))  # stays behind the shelf: too little to extend it
+        with Codebook.open(path) as book:
+            assert [one.entry for one in book.decide(KEYS[[64, 70]])] == ["e64", "e70"]
+    assert decided(path) == without_shelf(path, tmp_path)
+    with Codebook.open(path) as book:
+        assert [event.entry for event in book.history()][-1] == "e70"
+        assert len(book.entries()) == COUNT + 6
+
+
+def test_a_new_answer_retires_the_old_entry(path, tmp_path):
+    with Codebook.open(path) as book:
+        newer = replace(one(7), id="newer", answer="another answer")
+        book.add(newer, same_fact="record")
+        assert book.replaced_by("newer") == ("e7",)
+    with Codebook.open(path) as book:
+        assert book.replaced_by("newer") == ("e7",)
+        assert book.decide(KEYS[7][None])[0].entry == "newer"
+        assert book.get("e7").status == "retired"
+        book.remove("newer")
+        assert book.decide(KEYS[7][None])[0].entry == "e7"
+    assert decided(path) == without_shelf(path, tmp_path)
+
+
+def purge(path):
+    with Codebook.open(path) as book:
+        book.purge("e9")
+
+
+def another_file(path):
+    with Codebook.open(path) as book:
+        book.remove("e1")
+        book.save(path.with_name("other"), overwrite=True)
+    path.with_name("other").replace(path)
+
+
+def older_copy(path):
+    index = path.with_name("book.vledit.index")
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    with Codebook.open(path) as book:
+        for number in range(COUNT, COUNT + 5):
+            book.add(one(number))
+    assert json.loads((index / "manifest.json").read_text())["count"] == COUNT + 5
+    copy.replace(path)
+
+
+def broken(path):
+    (path.with_name("book.vledit.index") / "sketch.npz").write_bytes(b"")
+
+
+def cut_off(path):
+    keys = path.with_name("book.vledit.index") / "keys"
+    keys.write_bytes(keys.read_bytes()[:-100])
+
+
+def newer_format(path):
+    manifest = path.with_name("book.vledit.index") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+
+
+@pytest.mark.parametrize("happens", [purge, another_file, older_copy, broken, cut_off, newer_format])
+def test_what_does_not_fit_the_file_is_not_used(path, tmp_path, happens):
+    happens(path)
+    expected = without_shelf(path, tmp_path)
+    assert decided(path, readonly=True) == expected
+    assert decided(path) == expected  # made anew
+    assert decided(path) == expected
+
+
+def test_entries_of_several_kinds_have_no_shelf(path, tmp_path):
+    with Codebook.open(path) as book:
+        book.add(entry("other", scope(KEYS[90], 3.0), transformation=SHARED, question="q", site="1.mlp.out"))
+    with Codebook.open(path) as book:
+        assert len(book) == COUNT
+        assert book.decide({query: KEYS[[90]] for query in book.router.queries()})[0].entry is not None
+
+
+def test_an_interrupted_append_leaves_what_was_there(path, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shelves, "_manifest", lambda folder, head: (_ for _ in ()).throw(OSError("killed")))
+        with Codebook.open(path) as book:
+            for number in range(COUNT, COUNT + 5):
+                book.add(one(number))
+    assert decided(path) == without_shelf(path, tmp_path)
+    with Codebook.open(path) as book:
+        assert len(book) == COUNT + 4

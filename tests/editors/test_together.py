@@ -1,0 +1,95 @@
+"""Edits that are begun and trained together are those that are made one by one, up to rounding."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.vlm.models import QUESTIONS, picture, tiny
+from vledit.data.case import EditRequest
+from vledit.editors.edited_model import EditedModel
+from vledit.editors.registry import editor
+from vledit.errors import EditFailedError, InputError
+
+FIT = {"steps": 200, "margin": 1.0, "common_directions": 4, "rephrase": "supplied"}
+WAYS = {
+    "full": {**FIT, "learning_rate": 0.05},
+    "span": {**FIT, "transformation": "span", "learning_rate": 1.0},
+    "lower site": {**FIT, "learning_rate": 0.05, "site": "0.mlp.out"},
+    "paper": {**FIT, "learning_rate": 0.05, "scope": "paper"},
+    "whole prompt and answer": {**FIT, "learning_rate": 0.05, "key_tokens": "prompt+answer"},
+}
+REQUESTS = [
+    EditRequest(picture(1), QUESTIONS[0], "two cups", ("What can be seen?",)),
+    EditRequest(picture(2), QUESTIONS[1], "tea", ("Say it.",)),
+    EditRequest(None, QUESTIONS[2], "a red bus", ("Tell it.",)),
+    EditRequest(picture(1), QUESTIONS[1], "five", ("Say it all.",)),
+    EditRequest(picture(3), QUESTIONS[0], "a cat", ("What is to be seen?",)),
+]
+
+
+def close(mine, theirs, scale: float = 2e-3) -> None:
+    assert mine.entry.question == theirs.entry.question
+    assert mine.report.steps == theirs.report.steps
+    assert mine.report.margin == pytest.approx(theirs.report.margin, abs=2e-2)
+    for own, other in zip(mine.entry.scopes, theirs.entry.scopes, strict=True):
+        assert torch.allclose(torch.tensor(own.key), torch.tensor(other.key), atol=1e-4)
+        assert own.radius == pytest.approx(other.radius, rel=1e-3)
+    for name, tensor in theirs.entry.transformation.tensors().items():
+        found = mine.entry.transformation.tensors()[name]
+        assert float((found - tensor).norm()) <= scale * max(1.0, float(tensor.norm())), name
+
+
+@pytest.mark.parametrize(
+    ("family", "way"), [*(("pocket", way) for way in WAYS), ("blip2", "span"), ("qwen2_vl", "full")]
+)
+def test_edits_made_together_are_those_made_one_by_one(family, way):
+    vlm, settings = tiny(family), WAYS[way]
+    alone = [EditedModel(vlm).edit(request, **settings) for request in REQUESTS]
+    model = EditedModel(vlm)
+    together = model.edit(REQUESTS, **settings)
+    for mine, theirs in zip(together, alone, strict=True):
+        close(mine, theirs)
+    assert len(model.codebook) == len(REQUESTS)
+    for request, edit in zip(REQUESTS, together, strict=True):
+        assert edit.report.trained
+        assert model.answer(request.image, request.question).text == request.answer
+
+
+def test_each_edit_stops_by_itself():
+    """Different numbers of steps, as by themselves, and some stop long before the others."""
+    vlm = tiny("pocket")
+    settings = {**WAYS["full"], "learning_rate": 0.02}
+    together = EditedModel(vlm).edit(REQUESTS, **settings)
+    steps = [edit.report.steps for edit in together]
+    assert steps == [EditedModel(vlm).edit(request, **settings).report.steps for request in REQUESTS]
+    assert len(set(steps)) > 1
+
+
+def test_what_hangs_on_earlier_edits_is_decided_in_their_order():
+    vlm, settings = tiny("pocket"), WAYS["span"]
+    again = replace(REQUESTS[0], answer="tea")
+    model = EditedModel(vlm)
+    first, second, third = model.edit([REQUESTS[0], again, again], **settings)
+    assert second.relation.retires == (first.id,)
+    assert third.relation.kind == "same"
+    assert third.id == second.id
+    assert [entry.answer for entry in model.codebook] == ["tea"]
+
+
+def test_one_that_fails_stops_the_list_there_and_spoils_no_other():
+    vlm, settings = tiny("pocket"), {**WAYS["full"], "steps": 200}
+    model = EditedModel(vlm)
+    unfit = EditRequest(picture(4), QUESTIONS[0], "")
+    with pytest.raises(InputError, match="answer"):
+        model.edit([REQUESTS[0], unfit, REQUESTS[1]], **settings)
+    assert [entry.answer for entry in model.codebook] == ["two cups"]
+    begun = editor("balancedit", **settings).begin(vlm, [REQUESTS[0], unfit, REQUESTS[1]])
+    assert [one.error is None for one in begun] == [True, False, True]
+    with pytest.raises(EditFailedError, match="does not answer"):
+        EditedModel(vlm).edit(REQUESTS[:2], **{**settings, "steps": 1, "learning_rate": 1e-6})
+
+
+def test_edits_that_start_from_earlier_ones_are_made_one_by_one():
+    method = editor("balancedit", **WAYS["full"], start="nearest")
+    assert method.begin(tiny("pocket"), REQUESTS) == [None] * len(REQUESTS)
