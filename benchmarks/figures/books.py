@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import sqlite3
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def entries(first: int, count: int) -> list[Entry]:
     return [entry(first + number, key, change) for number, key in enumerate(keys)]
 
 
-def grow(bench: Bench, book: Codebook, most: int, where: str, repeats: int = 3) -> None:
+def grow(bench: Bench, book: Codebook, most: int, where: str, repeats: int = 9) -> None:
     """Microseconds an entry at the start and behind 1,000, 10,000, 100,000 entries."""
     first, done = 0.0, 0
     for size in [0, *(one for one in (1_000, 10_000, 100_000) if one <= most)]:
@@ -58,10 +59,9 @@ def grow(bench: Bench, book: Codebook, most: int, where: str, repeats: int = 3) 
         bench.note(
             f"adding, {where}, behind {size:,} entries", times, unit="us", series=f"adding, {where}", size=max(size, 1)
         )
-        middle = sorted(times)[len(times) // 2]
-        first = first or middle
+        first = first or statistics.median(times)
         if size:
-            bench.note(f"adding, {where}, behind {size:,} against the first", [middle / first], goal=1.1)
+            bench.note(f"adding, {where}, behind {size:,} against the first", [one / first for one in times], goal=1.1)
 
 
 def filled(path: Path, count: int) -> None:
