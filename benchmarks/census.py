@@ -1,6 +1,6 @@
 """The census: every image-text-to-text type of the installed transformers, what can be edited of it, or why it cannot.
 
-Each type is built from its default configuration without weights and looked at as `vledit models --check` looks at a folder.
+Each type's default configuration is saved into a folder, and `vledit models --check` looks at that folder; there are no weights.
 `docs/models_census.json` holds what was found, `docs/models_census.md` says it to people.
 
     .venv/bin/python benchmarks/census.py
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -29,25 +30,20 @@ def types() -> dict[str, str]:
 
 
 def row(kind: str, model_class: str) -> dict[str, Any]:
-    """What is found of one type."""
+    """What `vledit models --check FOLDER` finds in a folder with the default configuration of one type."""
     from transformers import CONFIG_MAPPING
 
-    from vledit.checking import look
-    from vledit.errors import UnfitModelError
-    from vledit.vlm.registry import family_of
+    from vledit.checking import check
     from vledit.vlm.site import LAYER
 
-    config = CONFIG_MAPPING[kind]()
-    found: dict[str, Any] = {"class": model_class, "family": None, "default_site": None, "sites": {}, "reason": None}
-    try:
-        family = family_of(config)
-    except UnfitModelError as error:
-        return found | {"reason": _short(str(error))}
-    seen = look(kind, None, config, family)
-    found["family"] = family.name
+    with tempfile.TemporaryDirectory() as folder:
+        CONFIG_MAPPING[kind]().save_pretrained(folder)
+        seen = check(folder)
+    found: dict[str, Any] = {"class": model_class, "family": seen.family or None, "default_site": None, "sites": {}}
     if not seen.fits:
         return found | {"reason": _short(seen.reason)}
     return found | {
+        "reason": None,
         "default_site": seen.default_site,
         "sites": {role: len(layers) for role, layers in seen.sites.items() if role != LAYER},
         "layers": seen.layers,
@@ -93,8 +89,8 @@ def page(found: dict[str, Any], date: str) -> str:
         "",
         "<!-- written by benchmarks/census.py; do not edit -->",
         "",
-        f"transformers {found['transformers']} names {len(rows)} types for image-text-to-text. Each was built from its default",
-        "configuration without weights, and looked at as `vledit models --check` looks at a folder "
+        f"transformers {found['transformers']} names {len(rows)} types for image-text-to-text. The default",
+        "configuration of each was saved into a folder, and `vledit models --check` looked at that folder "
         f"(`benchmarks/census.py`, {date}).",
         "",
         f"**{len(with_site)} of {len(rows)} have a site**: {len(known)} through a family of their own, which the contract suite",

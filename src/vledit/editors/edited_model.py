@@ -25,7 +25,7 @@ from ..vlm.acting import acting
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
 from ..vlm.pictures import open_picture
-from ..vlm.surroundings import on_cpu_unless_named
+from ..vlm.surroundings import lasting, on_cpu_unless_named
 from ..vlm.verify import score
 from . import export
 from . import weights as always_on
@@ -153,6 +153,7 @@ class EditedModel(Talking):
                     )
         return made
 
+    @lasting
     def make(self, method: Any, request: EditRequest, begun: Any = None) -> Edit:
         """An edit by an editor (an object) as it would be made now; it is not added.
 

@@ -22,6 +22,7 @@ from ..data.case import EditRequest
 from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
+from ..vlm.surroundings import lasting
 from .base import Edit, EditorConfig, setting
 from .demonstrations import chosen_for, new_fact, prompt_with
 from .effect import Effect, decided
@@ -108,6 +109,7 @@ class Hice:
         return held.made(request, {"demonstrations": held.demonstrations(request)})
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits both gates to a model.  Returns the folder.  Raises: InputError where one class has no requests."""
         from .hice_fit import fit

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..retrieval import DEFAULT, Encoder, encoder
 from ..vlm.base import VLM
 from ..vlm.pictures import open_picture, picture_key
+from ..vlm.surroundings import lasting
 from .answering import forced_with
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, Payload, setting
@@ -131,6 +132,7 @@ class Ike:
         return chosen[: self.config.demonstrations]
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Collects demonstrations from training cases.  Returns the folder."""
         found: list[dict[str, str]] = []

@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..vlm.acting import Read, layers_acting
 from ..vlm.base import VLM, Encoded, Trunk
 from ..vlm.pictures import open_picture
+from ..vlm.surroundings import lasting
 from .adversarial_fit import AdversarialFit
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, Payload, setting
@@ -203,6 +204,7 @@ class LiveEdit:
         return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits extractors, generator and sentinel.  Returns the folder.  Raises: see `training.loop.fit`."""
         from .liveedit_fit import LiveEditJob

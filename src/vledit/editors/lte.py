@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
 from ..vlm.pictures import open_picture
+from ..vlm.surroundings import lasting
 from .adversarial_fit import AdversarialFit
 from .base import Edit, EditorConfig, setting
 from .effect import Effect, Insert, decided
@@ -123,6 +124,7 @@ class Lte:
         return held.made(request, {"descriptor": described(vlm, request, before)})
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits the obedience to a model.  Returns the folder.  Raises: see `training.loop.fit`."""
         from .lte_fit import LteJob

@@ -25,6 +25,7 @@ from ..vlm.base import VLM, Trunk, transformed
 from ..vlm.pictures import open_picture
 from ..vlm.places import is_gated, roles
 from ..vlm.site import BLOCK
+from ..vlm.surroundings import lasting
 from .balancedit import new_id
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import margins
@@ -173,6 +174,7 @@ class Mend:
         return self._networks[key]
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits the hypernetwork to a model.  Returns the folder.  Raises: see `training.loop.fit`."""
         from .mend_fit import MendJob

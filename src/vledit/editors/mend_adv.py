@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import UnknownNameError
+from ..vlm.surroundings import lasting
 from .adversarial import TERMS, Weights, parse_terms
 from .adversarial_fit import with_cells
 from .base import setting
@@ -58,6 +59,7 @@ class MendAdv(Mend):
     FitConfig: ClassVar[type[MendFit]] = MendAdvFit
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """As `Mend.fit`; similar records are looked for among all the cases that were given."""
         settings = fitting.settings

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
 from ..vlm.measures import embedding_table
+from ..vlm.surroundings import lasting
 from .adversarial_fit import AdversarialFit
 from .base import Edit, EditorConfig, setting
 from .effect import Effect, Insert, decided
@@ -177,6 +178,7 @@ class Recipe:
         return held.made(request)
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits heads, sentinel and prompt encoder.  Returns the folder.  Raises: see `training.loop.fit`."""
         from .recipe_fit import RecipeJob

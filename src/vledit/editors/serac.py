@@ -19,6 +19,7 @@ from ..data.case import EditRequest
 from ..errors import InputError
 from ..retrieval import DEFAULT
 from ..vlm.base import VLM
+from ..vlm.surroundings import lasting
 from .base import Edit, EditorConfig, setting
 from .effect import Effect, Insert, decided
 from .features import centred
@@ -141,6 +142,7 @@ class Serac:
         return held.made(request)
 
     @classmethod
+    @lasting
     def fit(cls, fitting: Fitting) -> Path:
         """Fits scope classifier and counterfactual model.  Returns the folder.  Raises: see `training.loop.fit`."""
         from .serac_fit import SeracJob

@@ -15,7 +15,8 @@ def whole(value: Tensor, module: Any) -> Tensor:
     """What enters a linear, its parts put together; of a module that is not spread the value as it is."""
     if hasattr(value, "full_tensor"):
         return value.full_tensor()  # type: ignore[operator]
-    weight, width = getattr(module, "weight", None), getattr(module, "in_features", None)
+    weight: Any = getattr(module, "weight", None)
+    width = getattr(module, "in_features", None)
     if not is_spread(weight) or not isinstance(width, int) or value.shape[-1] == width:
         return value
     from torch.distributed.tensor import DTensor, Shard
@@ -34,7 +35,7 @@ def is_spread(weight: Any) -> bool:
 
 def gives_parts(module: Any) -> bool:
     """Whether each rank has another part of a linear's outputs, so that no rank can change them as a whole."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if not is_spread(weight) or weight.device_mesh.size() == 1:
         return False
     return any(getattr(placement, "dim", None) == 0 for placement in weight.placements)
