@@ -34,6 +34,12 @@ def _of_layers(params: dict[str, str]) -> bool:
     return sum(places) % len(METHODS) == 0
 
 
+def _of_habits(params: dict[str, str]) -> bool:
+    from .test_habits_of_editors import CHOSEN
+
+    return (params["name"], params["around"]) in CHOSEN
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves out what a covering choice need not run; `make contract` runs everything."""
     if config.getoption("--whole", default=False):
@@ -44,7 +50,8 @@ def pytest_collection_modifyitems(config, items):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         cell = params.get("cell")
         if not cell:
-            (kept if "role" not in params or _of_layers(params) else left).append(item)
+            wanted = _of_layers(params) if "role" in params else _of_habits(params) if "around" in params else True
+            (kept if wanted else left).append(item)
             continue
         (kept if chosen(cell, item.originalname, every) else left).append(item)
     if left:

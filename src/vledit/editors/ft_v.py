@@ -114,7 +114,10 @@ class VisionFineTune:
         for name in names:
             if name not in linears:
                 raise UnknownNameError("vision site", name, linears)
-        return {VISION + name: torch.zeros(tuple(linears[name].weight.shape), device=vlm.device) for name in names}
+        return {
+            VISION + name: torch.zeros(tuple(linears[name].weight.shape), dtype=torch.float32, device=vlm.device)
+            for name in names
+        }
 
     def _descend(
         self,

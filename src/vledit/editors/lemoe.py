@@ -83,14 +83,14 @@ class Expert:
         inner = config.width or 2 * width
 
         def draw(rows: int, fan: int) -> Tensor:
-            return (torch.randn(rows, config.rank, generator=generator) / fan**0.5).to(device)
+            return (torch.randn(rows, config.rank, generator=generator, dtype=torch.float32) / fan**0.5).to(device)
 
         return cls(
             {
                 "read": draw(width, width),
                 "widen": draw(inner, config.rank),
                 "narrow": draw(inner, inner),
-                "write": torch.zeros(out, config.rank, device=device),
+                "write": torch.zeros(out, config.rank, dtype=torch.float32, device=device),
             }
         )
 
@@ -125,10 +125,10 @@ class Router(nn.Module):
         """centre: (2, H); own: (2 H,), x̂ of the edit's prompt."""
         super().__init__()
         self.register_buffer("centre", centre)
-        self.down = nn.Parameter(torch.randn(width, len(own)) / len(own) ** 0.5)
-        self.up = nn.Parameter(torch.zeros(len(own), width))
+        self.down = nn.Parameter(torch.randn(width, len(own), dtype=torch.float32) / len(own) ** 0.5)
+        self.up = nn.Parameter(torch.zeros(len(own), width, dtype=torch.float32))
         self.key = nn.Parameter(10.0 * own.clone())
-        self.threshold = nn.Parameter(torch.zeros(()))
+        self.threshold = nn.Parameter(torch.zeros((), dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 2 H) x̂ → (N,) scores, each row by itself, so that its bits do not depend on its neighbours."""

@@ -233,7 +233,10 @@ def no_change(vlm: VLM, sites: list[str]) -> dict[str, SpanTransformation]:
     made = {}
     for site in sites:
         out, inputs = vlm.site_shape(site)
-        zeros = torch.zeros(out, 0, device=vlm.device), torch.zeros(0, inputs, device=vlm.device)
+        zeros = (
+            torch.zeros(out, 0, dtype=torch.float32, device=vlm.device),
+            torch.zeros(0, inputs, dtype=torch.float32, device=vlm.device),
+        )
         made[site] = SpanTransformation(*zeros)
     return made
 

@@ -133,7 +133,7 @@ def answer_words(vlm: VLM, request: EditRequest, tokens: int) -> Tensor:
     """(tokens, E) float32: the model's own embeddings of the answer's first tokens, its end left out, then zeros."""
     ids = vlm.answer_tokens(request.question, request.answer, request.image is not None)[:-1][:tokens]
     table = embedding_table(vlm.model)
-    found = torch.zeros(tokens, table.shape[1], device=vlm.device)
+    found = torch.zeros(tokens, table.shape[1], dtype=torch.float32, device=vlm.device)
     found[: len(ids)] = table[torch.tensor(ids, dtype=torch.long, device=table.device)].to(found)
     return found
 

@@ -239,7 +239,7 @@ class Neurons:
         generator = torch.Generator().manual_seed(config.seed)
         directions = torch.randn(len(queries), out, generator=generator).to(queries) / out
         self.keys = queries / queries.pow(2).sum(1, keepdim=True).clamp(min=1e-12)
-        self.biases = torch.zeros(len(queries), device=queries.device)
+        self.biases = queries.new_zeros(len(queries))
         self.directions = directions
         self.scales = torch.full_like(directions, config.scale)
         self.learned = [self.keys, self.biases, self.directions, self.scales]

@@ -21,7 +21,7 @@ def whole(value: Tensor, module: Any) -> Tensor:
         return value
     from torch.distributed.tensor import DTensor, Shard
 
-    shape = (*value.shape[:-1], width)
+    shape: Any = (*value.shape[:-1], width)
     stride = value.new_empty(shape, device="meta").stride()
     mesh: Any = weight.device_mesh
     spread: Any = DTensor.from_local(value, mesh, [Shard(-1)], run_check=False, shape=shape, stride=stride)
