@@ -126,7 +126,8 @@ class Codebook:
     def _entries(self, entries: dict[str, Entry]) -> None:
         self._all = entries
 
-    def _has(self, id: str) -> bool:
+    def has(self, id: str) -> bool:
+        """Whether there is an entry of this id, whatever its status."""
         return id in (self._all if self._lazily is None else self._lazily)
 
     @property
@@ -192,7 +193,7 @@ class Codebook:
     def free_id(self, stem: str) -> str:
         """Return `stem`, or with -2, -3, ... where an entry of that id exists."""
         number, id = 1, stem
-        while self._has(id):
+        while self.has(id):
             number += 1
             id = f"{stem}-{number}"
         return id
@@ -287,7 +288,7 @@ class Codebook:
                     if relation.same is not None:
                         raise _Held(relation.same)
                     replaced += [id for id in relation.retires if id not in replaced]
-                if self._has(entry.id):
+                if self.has(entry.id):
                     known = self.get(entry.id)
                     raise InputError(
                         f"Entry.id: '{entry.id}' is taken by a {known.status} entry: use another, or purge it."

@@ -30,7 +30,7 @@ from .sketch import BLOCK, Sketch
 if TYPE_CHECKING:
     from .store import Store
 
-LARGE = 20_000
+LARGE = 5_000
 """Files with as many entries get a shelf."""
 MOST_SINCE = 65_536
 """Behind so many entries that came since, a shelf is made anew."""

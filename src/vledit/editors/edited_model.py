@@ -93,7 +93,7 @@ class EditedModel(Talking):
         self._editing = threading.RLock()
 
     def __repr__(self) -> str:
-        held = [f"{len(self.codebook.active())} entries", f"{len(self.weights)} weight edits"]
+        held = [f"{len(self.codebook)} entries", f"{len(self.weights)} weight edits"]
         held += [f"{len(memory)} of {name}" for name, memory in self.memories.items()]
         return f"EditedModel({self.vlm.name!r}, {', '.join(held)})"
 
@@ -268,7 +268,7 @@ class EditedModel(Talking):
         for memory in self.memories.values():
             if id in memory:
                 return memory
-        if id not in {entry.id for entry in self.codebook.entries()}:
+        if not self.codebook.has(id):
             raise UnknownNameError("edit", id, self.edits())
         return self.codebook
 

@@ -90,7 +90,7 @@ def peft_adapter(edited: EditedModel, folder: str | Path, entry: str | None = No
 def merged(edited: EditedModel) -> Any:
     """See `EditedModel.merge`."""
     vlm = edited.vlm
-    if edited.codebook.active() or any(map(len, edited.memories.values())):
+    if len(edited.codebook) or any(map(len, edited.memories.values())):
         raise InputError("merge: codebook entries act on some requests only; they cannot be merged into weights.")
     with vlm.lock:
         names = {id(module): name for name, module in vlm.model.named_modules()}
@@ -134,7 +134,7 @@ def _changes(edited: EditedModel, entry: str | None) -> Mapping[str, Transformat
     if entry is not None:
         found = edited.codebook.get(entry)
         return {found.site: found.transformation.to("cpu")}
-    held = [f"{len(edited.codebook.active())} codebook entries"] if edited.codebook.active() else []
+    held = [f"{len(edited.codebook)} codebook entries"] if len(edited.codebook) else []
     held += [f"{len(memory)} edits of {name}" for name, memory in edited.memories.items() if len(memory)]
     if held:
         raise InputError(

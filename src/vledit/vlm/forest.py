@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 512
 """Most tokens of one tree beyond what its prompts share; a larger one is cut into several."""
-PER_BATCH = 32
-"""What a batch costs beside its tokens, in tokens: about what reading all weights once takes on a CPU (an estimate)."""
+PER_BATCH = 16
+"""What a batch costs beside its tokens, in tokens: reading all weights once takes about as long as 10 tokens on one core (see
+`benchmarks/floor.py`: 14 GB/s against 65 GFLOP/s), 20 on two."""
 
 
 class Forest:
