@@ -22,6 +22,14 @@ def serve(
     codebook: Annotated[
         Path | None, typer.Option("--codebook", "-c", help="Codebook file to import when the server starts.")
     ] = None,
+    edits: Annotated[
+        Path | None,
+        typer.Option(
+            "--edits",
+            help="Folder that `EditedModel.save_pretrained` wrote: edits of any editor. Weight edits and memories stay as they "
+            "are; its codebook is taken into the store.",
+        ),
+    ] = None,
     store: Annotated[
         str,
         typer.Option(
@@ -75,6 +83,8 @@ def serve(
         if not codebook.exists():
             raise InputError(f"--codebook: there is no file '{codebook}'. `vledit edit` makes one.")
         check_codebook(codebook)
+    if edits is not None and not edits.is_dir():
+        raise InputError(f"--edits: there is no folder '{edits}'. `EditedModel.save_pretrained` writes one.")
     settings = ServeSettings(
         model=model,
         device=device,
@@ -83,6 +93,7 @@ def serve(
         adapter=adapter,
         store=store,
         codebook=None if codebook is None else str(codebook),
+        edits=None if edits is None else str(edits),
         host=host,
         port=port,
         open_read=open_read,

@@ -408,17 +408,19 @@ class EditedModel(Talking):
                     (folder / MEMORIES / name / RECORD).unlink()
 
     @classmethod
-    def from_pretrained(cls, vlm: VLM, folder: str | Path) -> EditedModel:
+    def from_pretrained(cls, vlm: VLM, folder: str | Path, *, readonly: bool = False) -> EditedModel:
         """The edits in `folder`, on the base they were made for.
 
         The codebook stays the folder's file: what is edited from here on is in it at once.  Always-on edits are written
         by `save_pretrained` alone.
 
+        Args:
+            readonly: open the codebook for reading only.
         Raises: ModelMismatchError on another base; CodebookError where files are missing or damaged.
         """
         folder = local(folder)
         weights = always_on.load(folder, vlm.fingerprint, vlm.name)
-        book = Codebook.open(folder / CODEBOOK_FILE, fingerprint=vlm.fingerprint, model_name=vlm.name)
+        book = Codebook.open(folder / CODEBOOK_FILE, vlm.fingerprint, vlm.name, readonly=readonly)
         memories = {}
         for name in _saved(folder):
             memories[name] = _empty_memory(vlm, name, folder)

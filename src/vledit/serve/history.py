@@ -1,4 +1,4 @@
-"""The API of what was done: the history, going back to a revision, codebook files in and out."""
+"""The API of what was done and what is given: the history, going back to a revision, codebook files, fixed edits."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ async def history(
     store = service_of(request).store
     lines = await run_in_threadpool(store.history, before, limit)
     return {"object": "list", "data": [vars(line) for line in lines]}
+
+
+@router.get("/fixed", tags=["edits"])
+async def fixed(request: Request, _person: Reader) -> dict[str, Any]:
+    """The edits that the server was given with --edits; they act as they are, and cannot be changed while it runs."""
+    return {"object": "list", "data": await run_in_threadpool(service_of(request).model.fixed.records)}
 
 
 @router.post("/history/rollback")

@@ -15,11 +15,12 @@ from ..data.case import EditRequest, Probe
 from ..editors.edited_model import EditedModel
 from ..editors.registry import editor as make_editor
 from ..editors.registry import editor_class
-from ..editors.talking import row_of
+from ..editors.talking import converse, row_of
 from ..errors import InputError
 from ..vlm.conversation import Turn, encode_conversations
 from ..vlm.spoken import Spoken, spoken
 from .asks import Ask, Reply
+from .fixed import Fixed
 
 if TYPE_CHECKING:
     from ..editors.base import EditorConfig, EditReport
@@ -76,14 +77,16 @@ class ServedModel:
 
     Args:
         edited: a model without edits.
+        fixed: edits beside those of the revision, which stay as they are.
     """
 
-    def __init__(self, edited: EditedModel):
+    def __init__(self, edited: EditedModel, fixed: Fixed | None = None):
         self.vlm = edited.vlm
+        self.fixed = fixed or Fixed()
         self.created = int(time.time())
         self.revision = -1
         self._base = EditedModel(self.vlm)
-        self._edited = EditedModel(self.vlm, self._empty())
+        self._edited = self.fixed.model(self.vlm, self._empty())
         self._changing = threading.RLock()
         self._last = -1
 
@@ -128,7 +131,7 @@ class ServedModel:
                 for _, entry in fresh:
                     book.add(entry)
             else:  # an older edit has come back, which must stand behind newer ones
-                self._edited = EditedModel(self.vlm, self._with(entry for _, entry in active))
+                self._edited = self.fixed.model(self.vlm, self._with(entry for _, entry in active))
             self._last = max([self._last, *(order for order, _ in active)])
             self.revision = revision
 
@@ -137,6 +140,8 @@ class ServedModel:
     def answer(self, asks: Sequence[Ask]) -> list[Reply]:
         """Answers asks of one kind together (`Ask.kind`)."""
         first = asks[0]
+        if first.edited and self.fixed.apart:
+            return [self._answer_apart(ask) for ask in asks]
         model = self._edited if first.edited else self._base
         most = max(ask.most for ask in asks)
         images = [row_of(ask.turns[-1].images) for ask in asks]
@@ -176,6 +181,27 @@ class ServedModel:
             replies.append(Reply(text, finish, int(counts[row]), min(count, ask.most), decision, revision))
         return replies
 
+    def _answer_apart(self, ask: Ask) -> Reply:
+        """The answer where an edit may change the prompt, or let another model answer."""
+        last, sent = ask.turns[-1], [""]
+
+        def heard(said: Spoken) -> None:
+            text = said.settled(0)
+            if ask.on_text is not None and len(text) > len(sent[0]):
+                sent[0] = text
+                ask.on_text(text)
+
+        with self.vlm.lock, spoken(self.vlm, 1, heard) as said:
+            look_up = "conversation" if ask.whole_scope else "last"
+            answer = converse(self._edited, ask.turns, ask.most, look_up)
+            revision = self.revision
+        count = len(said.rows[0]) or self._tokens_of(answer.text)  # another model is not listened to
+        finish = "length" if count >= ask.most and not said.ended[0] else "stop"
+        return Reply(answer.text, finish, self._prompt_tokens(last), count, answer.decision, revision)
+
+    def _tokens_of(self, text: str) -> int:
+        return len(self.vlm._prompter.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def _prompt_tokens(self, turn: Turn) -> int:
         """Tokens of a prompt of one turn; every picture counted as large as one of the model's own input size."""
         one = len(self.vlm.prompt(turn.question, bool(turn.images)).ids)
@@ -202,7 +228,11 @@ class ServedModel:
         """
         method = editor_class(editor)
         if not method.gated or hasattr(method, "memory"):
-            raise InputError(f"editor: edits of '{editor}' are no codebook entries; only such can be served.")
+            raise InputError(
+                f"editor: edits of '{editor}' are no codebook entries; only such can be made here. Make it with EditedModel, "
+                "save it with save_pretrained, and start the server with --edits FOLDER."
+            )
+        self.fixed.check_id(request.id)
         check_settings(method.Config, settings)
         self.check_text("question", request.question)
         self.vlm.answer_tokens(request.question, request.answer, request.image is not None)
@@ -216,6 +246,10 @@ class ServedModel:
         if made.entry is None and (relation is None or relation.kind not in ("same", "revert")):
             raise InputError(f"editor: '{editor}' made no codebook entry; it cannot be served.")
         retires = () if relation is None else tuple(id for id in relation.retires if id in book)
+        if self.fixed and (relation is None or relation.kind != "same"):
+            left = [one for one in book.active() if one.id not in retires] + ([made.entry] if made.entry else [])
+            with_it = self.fixed.model(self.vlm, self._with(left))
+            self.fixed.check_answers(with_it, request, made.id if made.entry else None)
         return Made(
             made.id,
             made.entry,
@@ -253,7 +287,8 @@ class ServedModel:
         with self._changing:
             kept = [one for one in self._edited.codebook.active() if one.id not in made.retires and one.id != made.id]
             kept += [] if made.entry is None else [made.entry]
-        changed = EditedModel(self.vlm, self._with(kept if made.kind != "same" else self._edited.codebook.active()))
+        kept = kept if made.kind != "same" else list(self._edited.codebook.active())
+        changed = self.fixed.model(self.vlm, self._with(kept))
         effects: list[Effect] = []
         for start in range(0, len(probes), 4):
             part = probes[start : start + 4]
@@ -280,7 +315,7 @@ class ServedModel:
         with self._changing:
             others = [one for one in self._edited.codebook.active() if one.id != entry.id]
         wide = replace(entry, scopes=(replace(entry.scopes[0], radius=EVERYWHERE), *entry.scopes[1:]))
-        without, alone = EditedModel(self.vlm, self._with(others)), EditedModel(self.vlm, self._with([wide]))
+        without, alone = self.fixed.model(self.vlm, self._with(others)), EditedModel(self.vlm, self._with([wide]))
         found = []
         for start in range(0, len(probes), 4):
             part = probes[start : start + 4]

@@ -96,9 +96,13 @@ def start(
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     until = time.monotonic() + STARTING_SECONDS
     _patiently(ray, until, partial(serve.start, http_options={"host": settings.host, "port": settings.port}))
+
+    def replica() -> Any:  # a plain function: Ray Serve takes any other callable for the application itself
+        return build(settings, opener)
+
     limits = settings.limits
     deployment = serve.deployment(
-        serve.ingress(partial(build, settings, opener))(),
+        serve.ingress(replica)(),
         name="vledit",
         num_replicas=replicas,
         max_ongoing_requests=limits.waiting + 2 * limits.batch,

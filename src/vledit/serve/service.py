@@ -12,6 +12,7 @@ from ..codebook import Codebook
 from ..errors import InputError
 from .asks import Ask, Reply
 from .batching import Batcher
+from .fixed import Fixed, codebook_in
 from .jobs import Workshop
 from .metrics import Metrics
 from .model import ServedModel
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..editors.edited_model import EditedModel
 
 log = logging.getLogger("vledit.serve")
-IMPORTER = "vledit serve --codebook"
+IMPORTER = "vledit serve"
 
 
 class Service:
@@ -42,7 +43,8 @@ class Service:
     def __init__(self, settings: ServeSettings, edited: EditedModel):
         self.settings = settings
         self.metrics = Metrics()
-        self.model = ServedModel(edited)
+        folder = settings.edits
+        self.model = ServedModel(edited, None if folder is None else Fixed.read(edited.vlm, folder))
         self.store = EditStore(settings.store, self.model.fingerprint, self.model.name)
         self.probes = ProbeStore(self.store.engine, settings.limits.probes)
         self.tokens = TokenStore(self.store.engine)
@@ -50,6 +52,10 @@ class Service:
         if settings.codebook is not None:
             added, known = self.take_codebook(Path(settings.codebook), By(IMPORTER, f"from '{settings.codebook}'"))
             log.info("codebook read", extra={"added": added, "known": known})
+        if folder is not None:
+            added, known = self.take_codebook(codebook_in(folder), By(IMPORTER, f"from '{folder}'"))
+            fixed = len(self.model.fixed.records())
+            log.info("saved model read", extra={"added": added, "known": known, "fixed": fixed})
         self.watch = Watch(self.store, settings.poll_seconds)
         self._taking = threading.Lock()
         self.take_in()

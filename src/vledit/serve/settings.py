@@ -53,6 +53,8 @@ class ServeSettings:
         model, device, dtype, quantization, adapter: as for `vledit.load`.
         store: a file (SQLite) or the URL of a PostgreSQL database.
         codebook: a codebook file whose edits are taken in at the start, where they are not there yet.
+        edits: a folder that `EditedModel.save_pretrained` wrote: its always-on edits and memories act as they are, its codebook
+            is taken in as `codebook` is.
         host, port: where to listen.
         open_read: whether anybody may ask and look, without a token, beyond loopback too.
         drain_seconds: how long requests that run may take when the server is told to stop.
@@ -66,6 +68,7 @@ class ServeSettings:
     adapter: str | None = None
     store: str = "vledit-serve.db"
     codebook: str | None = None
+    edits: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     open_read: bool = False

@@ -121,6 +121,7 @@ async def edits(
     revision, kept = await run_in_threadpool(service_of(request).store.edits)
     chosen = found(kept, status or None, search)
     values = {"edits": [record(one) for one in chosen[:200]], "total": len(chosen), "all": len(kept)}
+    values["fixed"] = service_of(request).model.fixed.records()
     name = "_edits.html.j2" if "hx-request" in request.headers else "edits.html.j2"
     return page(request, name, person, search=search, status=status, revision=revision, **values)
 
