@@ -118,6 +118,6 @@ def test_an_edit_that_would_not_be_heard_beside_a_fixed_one_is_refused_by_name(t
     with pytest.raises(InputError, match=r"answer: .*a fixed edit \(always acting"):
         always.check_answers(always.model(small()), other, None)
     first = Fixed.read(small(), tmp_path / "ike")
-    with pytest.raises(InputError, match="the fixed edit 'given' .* before the codebook is asked"):
+    with pytest.raises(InputError, match=r"the fixed edit 'given' .* before the codebook is asked"):
         first.check_answers(first.model(small()), other, "new")
     Fixed().check_answers(EditedModel(small()), other, None)

@@ -71,6 +71,11 @@ class PocketQFormer(nn.Module):
         return self.layers(self.queries + self.pooled(pooled)[:, None], memory)
 
 
+def _contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The last positions of a batch lie apart in memory: the vocabulary's matrix would be read once for every row."""
+    return tuple(one.contiguous() if isinstance(one, Tensor) else one for one in args)
+
+
 class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Answers questions about a picture; see `PocketProcessor` for the inputs."""
 
@@ -90,6 +95,7 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.qformer = PocketQFormer(config)
         self.language_projection = nn.Linear(config.qformer_hidden_size, config.text_config.hidden_size)
         self.language_model = LlamaForCausalLM._from_config(config.text_config)
+        self.language_model.lm_head.register_forward_pre_hook(_contiguous)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -112,7 +118,12 @@ class PocketForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Tensor:
         """Pictures (B, 3, S, S) → visual tokens (B, num_query_tokens, text hidden size)."""
-        middle, last = self.vision_model(pixel_values.to(self.language_projection.weight.dtype))
+        pixel_values = pixel_values.to(self.language_projection.weight.dtype)
+        if pixel_values.is_cpu and len(pixel_values) > 1 and not torch.is_grad_enabled():
+            # one picture's feature maps fit the processor's caches, those of eight do not
+            middle, last = map(torch.cat, zip(*map(self.vision_model, pixel_values.split(1)), strict=True))
+        else:
+            middle, last = self.vision_model(pixel_values)
         return self.language_projection(self.qformer(middle, last, self.vision_model.pooled(last)))
 
     def forward(
