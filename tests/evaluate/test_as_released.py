@@ -11,6 +11,7 @@ from tests.vlm.models import tiny
 from vledit.editors import features
 from vledit.errors import InputError
 from vledit.evaluate.as_released import SUFFIX, WAYS, Released, as_printed, beside, without_pictures
+from vledit.evaluate.as_released import cells as printed_cells
 from vledit.evaluate.bootstrap import Estimate
 from vledit.evaluate.manifest import Variant
 from vledit.evaluate.outcomes import Outcome
@@ -109,6 +110,7 @@ def test_the_printed_scales_are_opposite():
                 found[f"{cell}_{name}_token"] = Estimate(value, value, value, 1)
         return found
 
+    assert printed_cells(name for name in row(1.0, 0.4)) == ["T1I3", "T3I3", "T4I4"]
     assert as_printed("liveedit", row(1.0, 0.4)) == {"T1I3": 0.0, "T3I3": 1.0, "T4I4": 1.0}
     assert as_printed("mend", row(1.0, 0.4)) == {"T1I3": 0.4, "T3I3": 0.4, "T4I4": 0.4}
 

@@ -243,11 +243,14 @@ def _mistakes(variants: Sequence[Variant], tables: dict[str, dict[str, Estimate]
     asked = cells(name for row in tables.values() for name in row)
     if not asked:
         return
-    table = Table("De-VQA's cells as the released script prints them, by token", "scale", *asked)
-    for one in variants:
-        printed = as_printed(one.editor, tables.get(one.name, {}))
-        scale = "1 - agreement (0: all kept)" if one.editor in INVERTED else "1 - edited answer (1: all kept)"
-        table.add_row(one.name, scale, *(f"{printed[cell]:.2f}" if cell in printed else "–" for cell in asked))
+    title = "De-VQA's cells, by token: kept as the base has them → as the released script prints them"
+    table = Table("cell", *(one.name for one in variants), title=title)
+    printed = {one.name: as_printed(one.editor, tables.get(one.name, {})) for one in variants}
+    table.add_row("scale", *("1 - kept" if one.editor in INVERTED else "1 - edited answer" for one in variants))
+    for cell in asked:
+        kept = {name: row[f"{cell}_preserved_token"].mean for name, row in tables.items() if cells(row)}
+        values = ((kept.get(one.name), printed[one.name].get(cell)) for one in variants)
+        table.add_row(cell, *("–" if None in pair else f"{pair[0]:.2f} → {pair[1]:.2f}" for pair in values))
     console().print(table)
 
 

@@ -179,4 +179,5 @@ def cells(names: Iterable[str]) -> list[str]:
     """The De-VQA cells that there are figures of."""
     from ..data.devqa import LOCALITY_CELLS
 
-    return [cell for cell in LOCALITY_CELLS if f"{cell}_preserved_token" in set(names)]
+    there = set(names)
+    return [cell for cell in LOCALITY_CELLS if f"{cell}_preserved_token" in there]
