@@ -2,8 +2,9 @@
 
     python benchmarks/serve_throughput.py --answers 64
 
-"One by one" is a single client that waits for each answer.  The three ways are run in turn, several rounds, on one warm
-server; what is compared are the medians of the rounds.
+"One by one" is a single client that waits for each answer.  The four ways are run in turn, several rounds, on one warm
+server; what is compared are the medians of the rounds.  Beside answers a second by the clock it prints the server's processor
+time for an answer (Linux): on a machine that others use as well, that is what can be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from serving import QUESTION, Client, brand_pictures, served
+from serving import QUESTION, Client, brand_pictures, processor_seconds, served
 
 
 def rate(
@@ -68,7 +69,7 @@ def main() -> None:
     pictures = [url for _, url in brand_pictures(32)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), "--device", given.device, threads=given.threads) as (address, _),
+        served(Path(folder), "--device", given.device, threads=given.threads) as (address, process),
     ):
         client = Client(address)
         for number in range(given.edits):
@@ -85,15 +86,27 @@ def main() -> None:
         for model, clients in ways.values():
             rate(address, model, pictures, given.question, clients, 8, given.tokens)  # warm
         rates: dict[str, list[float]] = {way: [] for way in ways}
+        costs: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(given.rounds):
             for way, (model, clients) in ways.items():
+                before = processor_seconds(process.pid)
                 rates[way].append(rate(address, model, pictures, given.question, clients, given.answers, given.tokens))
+                costs[way].append((processor_seconds(process.pid) - before) / given.answers)
         for way, found in rates.items():
-            print(f"{way:26} {statistics.median(found):7.2f} answers/s  (rounds {min(found):.2f} to {max(found):.2f})")
-        alone_base, many_base, alone, many = (statistics.median(found) for found in rates.values())
-        print(f"8 clients : one by one, with edits      {many / alone:.2f}")
-        print(f"8 clients : one by one, without edits   {many_base / alone_base:.2f}")
-        print(f"with edits : without, 8 clients         {many / many_base:.2f}")
+            print(
+                f"{way:26} {statistics.median(found):7.2f} answers/s (rounds {min(found):.2f} to {max(found):.2f}), "
+                f"{1000 * statistics.median(costs[way]):.0f} ms of processor time each"
+            )
+        print("                                        by the clock   by processor time")
+        alone_base, many_base, alone, many = (
+            (statistics.median(rates[way]), 1 / statistics.median(costs[way])) for way in ways
+        )
+        for name, more, less in (
+            ("8 clients : one by one, with edits", many, alone),
+            ("8 clients : one by one, without edits", many_base, alone_base),
+            ("with edits : without, 8 clients", many, many_base),
+        ):
+            print(f"{name:40}{more[0] / less[0]:8.2f}{more[1] / less[1]:16.2f}")
 
 
 if __name__ == "__main__":
