@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json")
 """A local folder with none of these has no processor."""
+BETWEEN = "gated_cross_attn_layers"
+"""By this name a decoder holds cross attention to pictures that belongs to none of its layers (Idefics 1)."""
 NO_PROCESSOR = "processor: there is neither a processor nor a tokenizer; the model needs both before it can be asked"
 
 
@@ -170,6 +172,12 @@ def buildable(family: Family, config: Any) -> Any:
             "decoder layers that prompt and answer pass.",
             kind,
         ) from None
+    if hasattr(anatomy.decoder, BETWEEN):
+        raise UnfitModelError(
+            f"model: {name} cannot be edited: it lets pictures in by cross attention between its decoder layers, so that "
+            "the layers above a site cannot be run by themselves. Models whose layers hold it (Llama 3.2 Vision) can be edited.",
+            kind,
+        )
     if anatomy.lm_head is None or not hasattr(anatomy.lm_head, "weight"):
         raise UnfitModelError(f"model: {name} cannot be edited: it has no vocabulary projection.", kind)
     if not any(set(roles(layer)) - {LAYER} for layer in anatomy.layers):

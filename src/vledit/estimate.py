@@ -50,6 +50,7 @@ class Estimate:
         thumbnail_per_edit: the picture kept for people to see.
         making_full, making_span: what training one edit holds, the transformation itself included.
         total_full, total_span: weights and all edits.
+        sizes_from: where the model's sizes are from; they may be assumed.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Estimate:
     making_span: int
     total_full: int
     total_span: int
+    sizes_from: str = ""
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -111,6 +113,7 @@ def estimate(
     key, full = columns * EDIT_BYTES, rows * columns * EDIT_BYTES
     span = answer_tokens * (rows + columns) * EDIT_BYTES
     return Estimate(
+        sizes_from=sizes.source,
         model=sizes.hub_id,
         family=family.name,
         dtype=dtype,

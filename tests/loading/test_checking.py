@@ -90,7 +90,7 @@ def test_without_a_processor(only_config):
     assert found.default_site.endswith(".mlp")
 
 
-@pytest.mark.parametrize("kind", ["florence2", "blip", "chameleon", "aya_vision", "t5gemma2", "mistral4"])
+@pytest.mark.parametrize("kind", ["florence2", "blip", "chameleon", "aya_vision", "t5gemma2", "mistral4", "idefics"])
 def test_what_cannot_be_edited_is_refused_alike(only_config, kind, monkeypatch):
     folder = only_config(kind)
     found = check(str(folder))

@@ -6,14 +6,14 @@ import time
 
 import pytest
 import torch
-from transformers import Blip2Config, OPTConfig
+from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig
 
 from tests.vlm.models import QUESTIONS, picture
 from vledit import EditRequest, estimate, loading, quantization
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError, UnknownNameError
 from vledit.vlm import Site, registry
-from vledit.vlm.published import Published
+from vledit.vlm.published import DERIVED, Published
 
 from .conftest import FAMILIES
 
@@ -121,6 +121,16 @@ def test_a_published_size_without_its_weights():
     assert found.total_full > 100e9 > 10e9 > found.total_span
     packed = estimate.estimate(sizes, registry.family("blip2"), dtype="bfloat16", quantization="4bit")
     assert 0.25 < packed.weights / found.weights < 0.45
+
+
+@pytest.mark.parametrize(("kind", "family", "name"), [("llama4", "llama4", "Scout"), ("molmo2", "molmo2", "8B")])
+def test_sizes_that_are_derived_are_those_of_the_default_configuration(kind, family, name):
+    known = registry.family(family)
+    (told,) = [one for one in known.published if name in one.hub_id]
+    assert told.source == DERIVED
+    found = estimate.count(told.hub_id, CONFIG_MAPPING[kind](), known)
+    for what in ("parameters", "linear", "hidden", "intermediate", "layers", "vocabulary", "kv_width", "tied"):
+        assert getattr(found, what) == getattr(told, what), what
 
 
 def test_names_of_published_models_need_neither_weights_nor_network(monkeypatch):

@@ -205,6 +205,7 @@ def _show_estimate(found: Estimate) -> None:
     for label, nbytes in rows:
         table.add_row(escape(label), size(nbytes))
     console().print(table)
+    console().print(escape(f"Sizes: {found.sizes_from}."), style="dim")
     console().print("Edits lie on disk; at most 512 MB of them stay in memory once used.", style="dim")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .chat import as_the_processor_says
 from .families import Family
-from .published import COUNTED, Published
+from .published import ASSUMED, Published
 from .site import Site
 
 START, END = "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"
@@ -44,7 +44,7 @@ def complete(model: Any, processor: Any) -> Family:
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
 PUBLISHED = (
     Published("CohereLabs/command-a-vision-07-2025", 111_803_250_432, 12288, 36864, 64, 256000, 256,
-              tied=True, linear=108_650_250_240, kv_width=1024, source=COUNTED),
+              tied=True, linear=108_650_250_240, kv_width=1024, source=ASSUMED),
 )
 # fmt: on
 

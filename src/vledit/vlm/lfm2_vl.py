@@ -17,7 +17,7 @@ from typing import Any
 
 from .chat import as_the_processor_says
 from .families import Family
-from .published import COUNTED, Published
+from .published import ASSUMED, Published
 from .site import Site
 
 PROMPT = "<|startoftext|><|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -52,9 +52,9 @@ def complete(model: Any, processor: Any) -> Family:
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
 PUBLISHED = (
     Published("LiquidAI/LFM2-VL-450M", 448_718_848, 1024, 4608, 16, 65536, 256,
-              tied=True, linear=381_222_912, kv_width=512, source=COUNTED),
+              tied=True, linear=381_222_912, kv_width=512, source=ASSUMED),
     Published("LiquidAI/LFM2-VL-1.6B", 1_596_625_904, 2048, 8192, 16, 65536, 256,
-              tied=True, linear=1_461_579_776, kv_width=512, source=COUNTED),
+              tied=True, linear=1_461_579_776, kv_width=512, source=ASSUMED),
 )
 # fmt: on
 

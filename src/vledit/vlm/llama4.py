@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .families import Family
-from .published import COUNTED, Published
+from .published import ASSUMED, DERIVED, Published
 from .site import BLOCK, Site
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def load_processor(source: str, config: Any) -> Any:
 # fmt: off
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
 PUBLISHED = (
-    Published("meta-llama/Llama-4-Scout-17B-16E-Instruct", 108_641_793_536, 5120, 8192, 48, 202048, 144,
-              linear=9_934_119_424, kv_width=1024, source=COUNTED),
+    Published("meta-llama/Llama-4-Scout-17B-16E-Instruct", 108_225_039_360, 5120, 8192, 48, 202048, 144,
+              linear=9_517_589_504, kv_width=1024, source=DERIVED),
     Published("meta-llama/Llama-4-Maverick-17B-128E-Instruct", 401_583_781_376, 5120, 16384, 48, 202048, 144,
-              linear=12_965_814_784, kv_width=1024, source=COUNTED),
+              linear=12_965_814_784, kv_width=1024, source=ASSUMED),
 )
 # fmt: on
 

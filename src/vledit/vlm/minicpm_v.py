@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chat import as_the_processor_says
 from .families import Family
-from .published import COUNTED, Published
+from .published import ASSUMED, Published
 from .site import Site
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def complete(model: Any, processor: Any) -> Family:
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
 PUBLISHED = (
     Published("openbmb/MiniCPM-V-4.6", 1_300_428_016, 1024, 3584, 24, 248094, 64,
-              tied=True, linear=1_039_110_144, kv_width=512, source=COUNTED),
+              tied=True, linear=1_039_110_144, kv_width=512, source=ASSUMED),
 )
 # fmt: on
 

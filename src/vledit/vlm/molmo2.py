@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .families import Family
-from .published import COUNTED, Published
+from .published import ASSUMED, DERIVED, Published
 from .site import Site
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def complete(model: Any, processor: Any) -> Family:
 # hub id, parameters, hidden, intermediate, layers, vocabulary, visual tokens
 PUBLISHED = (
     Published("allenai/Molmo2-4B", 4_850_869_200, 2560, 9728, 36, 151936, 392,
-              linear=4_071_220_736, kv_width=1024, source=COUNTED),
-    Published("allenai/Molmo2-8B", 8_661_703_120, 4096, 12288, 36, 151936, 392,
-              linear=7_414_998_528, kv_width=1024, source=COUNTED),
+              linear=4_071_220_736, kv_width=1024, source=ASSUMED),
+    Published("allenai/Molmo2-8B", 8_694_602_192, 4096, 12288, 36, 151936, 392,
+              linear=7_447_897_600, kv_width=1024, source=DERIVED),
 )
 # fmt: on
 

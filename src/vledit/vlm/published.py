@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COUNTED = "the published configuration, written down by hand and counted without weights"
-"""A `source`."""
+DERIVED = "transformers' default configuration of the type, counted without weights"
+ASSUMED = "assumed: written down from memory, not read off the checkpoint's own config.json; take it as an estimate"
+"""What a `source` says."""
 
 
 @dataclass(frozen=True)

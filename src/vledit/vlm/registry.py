@@ -91,13 +91,14 @@ def family_of(config: Any) -> Family:
             "with a decoder alone, e.g. the Vicuna variant of InstructBLIP or the OPT variant of BLIP-2.",
             config.model_type,
         )
-    if getattr(config, "vision_config", None) is not None:
+    if any(getattr(config, said, None) is not None for said in ("vision_config", "image_token_id")):
         from .generic import GENERIC
 
         return GENERIC
     raise UnfitModelError(
         f"no family covers models of type '{config.model_type}' with a language model of type '{text_type}', and the "
-        "config says nothing of pictures (it has no vision_config), so that the generic family cannot be used either. "
+        "config says nothing of pictures (it has neither vision_config nor image_token_id), so that the generic family cannot "
+        "be used either. "
         f"Known families: {', '.join(family_names())}. Add one through the entry point group '{GROUP}'.",
         config.model_type,
     )
