@@ -6,34 +6,13 @@ import dataclasses
 import statistics
 from typing import Any
 
-import torch
+import edit_speed
 
 from vledit.data import icons
 from vledit.editors import common_directions
 from vledit.editors.edited_model import EditedModel
 
 from .measuring import Bench
-
-RATE, STEPS = 1e-3, 50
-
-
-def plain_edit(vlm: Any, request: Any) -> bool:
-    """50 Adam steps through the whole model, as editing code commonly does; the weights are put back. Whether it learnt."""
-    weight = vlm.site_module(vlm.default_site).weight
-    before = weight.detach().clone()
-    encoded = vlm.encode([request.image], [request.question], [request.answer])
-    weight.requires_grad_(True)
-    optimizer = torch.optim.Adam([weight], lr=RATE)
-    for _ in range(STEPS):
-        logits = vlm.model(**encoded.model_inputs).logits[encoded.predict_mask]
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits.float(), encoded.targets).backward()
-        optimizer.step()
-    learnt = bool(vlm.verify(encoded).exact[0])
-    weight.requires_grad_(False)
-    with torch.no_grad():
-        weight.copy_(before)
-    return learnt
 
 
 def timed(bench: Bench, requests: list[Any], kind: str) -> float:
@@ -47,7 +26,7 @@ def measure(bench: Bench) -> None:
     cases = icons.load_edits("test")
     requests = [dataclasses.replace(case.request, rephrases=()) for case in cases]
     few = requests[:count]
-    plain = [bench.seconds(lambda one=one: plain_edit(vlm, one)) for one in few]
+    plain = [bench.seconds(lambda one=one: edit_speed.plain_edit(vlm, one)) for one in few]
     bench.note("edit, plain loop of 50 whole-model steps", plain, unit="s")
     slow = statistics.median(plain)
     for kind in ("full", "span"):
