@@ -229,7 +229,7 @@ def test_settings_are_read_as_their_type():
     assert parse_value("a", "0.5", float | None) == 0.5
     assert parse_value("a", "off", bool) is False
     assert parse_value("a", "1, 2", tuple[int, float]) == (1, 2.0)
-    with pytest.raises(InputError, match="a: a whole number is wanted"):
+    with pytest.raises(InputError, match="a: a whole number is expected"):
         parse_value("a", "0.5", int)
     from vledit.editors.balancedit import BalancEditConfig
 

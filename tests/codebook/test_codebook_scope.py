@@ -191,7 +191,7 @@ def test_anchor_pictures_say_what_is_missing():
         ({"key": [0.0, 0.0], "distance": "cosine"}, "Scope.key: all zeros"),
         ({"radius": -1}, "Scope.radius: -1.0 is not"),
         ({"radius": math.inf}, "Scope.radius: inf"),
-        ({"radius": "wide"}, "Scope.radius: a number is wanted"),
+        ({"radius": "wide"}, "Scope.radius: a number is expected"),
         ({"alpha": 2}, "Scope.alpha: 2.0"),
         ({"distance": "manhattan"}, "unknown distance 'manhattan'"),
         ({"key_tokens": "first"}, "unknown key_tokens 'first'"),

@@ -344,7 +344,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InputError(f"at: whole numbers separated by commas are wanted, not '{text}'.") from None
+        raise InputError(f"at: whole numbers separated by commas are expected, not '{text}'.") from None
 
 
 def _plain(tables: dict[str, dict[str, Estimate]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..data.build.plan import Plan
     from ..data.case import EditCase
 
-MODEL_PANEL, PICTURE_PANEL, WANT_PANEL = "Language model", "Picture model", "What is wanted"
+MODEL_PANEL, PICTURE_PANEL, WANT_PANEL = "Language model", "Picture model", "What to build"
 
 
 def okedit(

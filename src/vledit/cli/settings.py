@@ -46,16 +46,16 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         wanted, parts = typing.get_args(kind), [part.strip() for part in text.split(",")]
         if len(parts) != len(wanted):
-            raise InputError(f"{name}: {len(wanted)} values separated by commas are wanted, not '{text}'.")
+            raise InputError(f"{name}: {len(wanted)} values separated by commas are expected, not '{text}'.")
         return tuple(parse_value(name, part, member) for part, member in zip(parts, wanted, strict=True))
     if kind is bool:
         if text.lower() in (*_TRUE, *_FALSE):
             return text.lower() in _TRUE
-        raise InputError(f"{name}: true or false is wanted, not '{text}'.")
+        raise InputError(f"{name}: true or false is expected, not '{text}'.")
     try:
         return kind(text)
     except (TypeError, ValueError):
-        raise InputError(f"{name}: {type_name(kind)} is wanted, not '{text}'.") from None
+        raise InputError(f"{name}: {type_name(kind)} is expected, not '{text}'.") from None
 
 
 def type_name(kind: Any) -> str:

@@ -97,10 +97,10 @@ class FullTransformation(_Tensors):
     def __post_init__(self) -> None:
         shape = tuple(self.weight_delta.shape)
         if len(shape) != 2:
-            raise InputError(f"FullTransformation.weight_delta: shape (out, in) is wanted, not {shape}.")
+            raise InputError(f"FullTransformation.weight_delta: shape (out, in) is expected, not {shape}.")
         if self.bias_delta is not None and tuple(self.bias_delta.shape) != shape[:1]:
             wrong = tuple(self.bias_delta.shape)
-            raise InputError(f"FullTransformation.bias_delta: shape {shape[:1]} is wanted, not {wrong}.")
+            raise InputError(f"FullTransformation.bias_delta: shape {shape[:1]} is expected, not {wrong}.")
         self._laid_out()
 
     @property
@@ -280,13 +280,13 @@ class Entry:
             raise UnknownNameError("Entry.status", str(self.status), STATUSES)
         object.__setattr__(self, "scopes", tuple(self.scopes))
         if not self.scopes or not all(isinstance(scope, Scope) for scope in self.scopes):
-            raise InputError("Entry.scopes: at least one Scope is wanted.")
+            raise InputError("Entry.scopes: at least one Scope is expected.")
         if len({scope.name for scope in self.scopes}) < len(self.scopes):
             raise InputError(f"Entry.scopes: names must differ, not {[scope.name for scope in self.scopes]}.")
         if not isinstance(self.transformation, Transformation):
             raise InputError(f"Entry.transformation: {type(self.transformation).__name__} is no Transformation.")
         if self.thumbnail is not None and not isinstance(self.thumbnail, bytes):
-            raise InputError(f"Entry.thumbnail: bytes or None is wanted, not {type(self.thumbnail).__name__}.")
+            raise InputError(f"Entry.thumbnail: bytes or None is expected, not {type(self.thumbnail).__name__}.")
         try:
             datetime.fromisoformat(self.created)
             # a copy as JSON gives it back, so that an entry read from a file equals the one that was written

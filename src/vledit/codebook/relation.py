@@ -90,7 +90,7 @@ def relate(
         raise UnknownNameError("same_fact", same_fact, SAME_FACT)
     before = router.decide(key, site=site)
     if len(before) != 1:
-        raise InputError(f"key: one fact at a time is wanted, not {len(before)} rows.")
+        raise InputError(f"key: one fact at a time is expected, not {len(before)} rows.")
     entries = list(entries)
     if (held := holding(entries, fact)) is not None:
         return held

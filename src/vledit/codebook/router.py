@@ -254,7 +254,7 @@ class Router:
         queries = {name: as_rows(rows, f"queries[{name}]") for name, rows in queries.items()}
         sizes = {str(name): len(rows) for name, rows in queries.items()}
         if len(set(sizes.values())) != 1:
-            raise InputError(f"queries: one number of rows is wanted in all, not {sizes}.")
+            raise InputError(f"queries: one number of rows is expected in all, not {sizes}.")
         asked: dict[Query, np.ndarray] = {}
         for query in needed:
             namesakes = [other for other in needed if other.scope == query.scope]

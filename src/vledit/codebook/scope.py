@@ -96,7 +96,7 @@ class Scope:
             raise InputError(f"Scope.prompt: '{self.prompt}' is not 'full' or 'question'.")
         key = np.array(as_rows(self.key, "Scope.key"), copy=True)
         if key.shape[0] != 1 or key.shape[1] == 0:
-            raise InputError(f"Scope.key: one vector (H,) is wanted, not shape {np.shape(self.key)}.")
+            raise InputError(f"Scope.key: one vector (H,) is expected, not shape {np.shape(self.key)}.")
         key = key[0]
         if not np.isfinite(key).all():
             bad = int(np.flatnonzero(~np.isfinite(key))[0])
@@ -109,7 +109,9 @@ class Scope:
         if self.alpha is not None:
             object.__setattr__(self, "alpha", check_alpha(self.alpha, "Scope.alpha"))
         if self.anchors is not None and not isinstance(self.anchors, Anchors):
-            raise InputError(f"Scope.anchors: an Anchors record or None is wanted, not {type(self.anchors).__name__}.")
+            raise InputError(
+                f"Scope.anchors: an Anchors record or None is expected, not {type(self.anchors).__name__}."
+            )
         object.__setattr__(self, "crowd", _checked_crowd(self.crowd))
 
     def radius_among(self, entries: int) -> float:
@@ -144,7 +146,7 @@ def as_rows(values: Rows, name: str = "keys") -> np.ndarray:
     if rows.ndim == 1:
         rows = rows[None, :]
     if rows.ndim != 2:
-        raise InputError(f"{name}: shape (N, D) or (D,) is wanted, not {rows.shape}.")
+        raise InputError(f"{name}: shape (N, D) or (D,) is expected, not {rows.shape}.")
     return rows
 
 
@@ -243,7 +245,7 @@ def pool_key(
     mask = prompt_mask if key_tokens in ("mean", "last") else needed[key_tokens]
     assert mask is not None
     if x.ndim != 3 or mask.shape != x.shape[:2] or prompt_mask.shape != x.shape[:2]:
-        raise InputError(f"x: (B, T, H) with masks (B, T) is wanted, not {tuple(x.shape)} and {tuple(mask.shape)}.")
+        raise InputError(f"x: (B, T, H) with masks (B, T) is expected, not {tuple(x.shape)} and {tuple(mask.shape)}.")
     if key_tokens == "prompt+answer":
         mask = mask.bool() | prompt_mask.bool()
     keys = torch.empty(x.shape[0], x.shape[2], dtype=torch.float32, device="cpu")
@@ -345,7 +347,7 @@ def _check_length(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: a number is wanted, not {value!r}.") from error
+        raise InputError(f"{name}: a number is expected, not {value!r}.") from error
     if not math.isfinite(number) or number < 0:
         raise InputError(f"{name}: {number} is not a finite number >= 0.")
     return number
@@ -353,7 +355,7 @@ def _check_length(name: str, value: Any) -> float:
 
 def _check_text(name: str, value: Any, empty: bool = False) -> None:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise InputError(f"{name}: a text{'' if empty else ' that is not empty'} is wanted, not {value!r}.")
+        raise InputError(f"{name}: a text{'' if empty else ' that is not empty'} is expected, not {value!r}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -81,7 +81,7 @@ def read_table(path: str | Path) -> Table:
     path = local(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"'{path.name}': a file that ends in {', '.join(SUFFIXES)} is wanted.")
+        raise InputError(f"'{path.name}': a file that ends in {', '.join(SUFFIXES)} is expected.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

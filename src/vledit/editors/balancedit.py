@@ -123,7 +123,7 @@ class BalancEditConfig(FittingConfig):
                 "the one or the other."
             )
         if self.threshold is not None and not 0 <= self.threshold < math.inf:
-            raise InputError(f"threshold: {self.threshold} given; a number that is not negative is wanted.")
+            raise InputError(f"threshold: {self.threshold} given; a number that is not negative is expected.")
 
     @property
     def by_paper(self) -> bool:

@@ -48,7 +48,7 @@ def crowd(away: np.ndarray, widest: float, false_fires: float = FALSE_FIRES, see
     Raises: InputError where there are no requests, or the share is none.
     """
     if not 0 < false_fires < 1:
-        raise InputError(f"false_fires: {false_fires} given; a share between 0 and 1 is wanted.")
+        raise InputError(f"false_fires: {false_fires} given; a share between 0 and 1 is expected.")
     if not len(away):
         raise InputError("crowd: no request that an edit is not for.")
     total = away.shape[1]

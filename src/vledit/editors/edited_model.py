@@ -209,7 +209,10 @@ class EditedModel(Talking):
                     edit = replace(edit, relation=conflict(retired, None if relation is None else relation.inside))
                 return edit
             if edit.id in self.edits():
-                raise InputError(f"id: there is an edit '{edit.id}' already; remove it first or give another id.")
+                removed = edit.id in self.codebook and self.codebook.get(edit.id).status != "active"
+                way = "`restore` it, `purge` it" if removed else "remove it first"
+                state = "a removed edit" if removed else "an edit"
+                raise InputError(f"id: there is {state} '{edit.id}' already; {way}, or give another id.")
             if edit.payload is not None:
                 if edit.editor not in self.memories:
                     made_with = edit.payload.meta.get("settings", {})

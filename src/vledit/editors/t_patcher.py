@@ -79,7 +79,7 @@ class TPatcherConfig(AdversarialSettings):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
         if not 0 <= self.smoothing < 1:
-            raise InputError(f"smoothing: {self.smoothing} given; from 0 to below 1 is wanted.")
+            raise InputError(f"smoothing: {self.smoothing} given; from 0 to below 1 is expected.")
         for name in ("learning_rate", "scale"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: {getattr(self, name)} given; it must be positive.")

@@ -100,7 +100,7 @@ def _thresholds(content: Mapping[Any, Any]) -> list[Threshold]:
             if bound not in BOUNDS:
                 raise UnknownNameError(f"bound of '{metric}'", str(bound), BOUNDS)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"gate: {metric}.{bound} is {value!r}; a number is wanted (shares from 0 to 1).")
+                raise InputError(f"gate: {metric}.{bound} is {value!r}; a number is expected (shares from 0 to 1).")
             found.append(Threshold(str(metric), bound, float(value)))
     return found
 

@@ -39,7 +39,7 @@ class Plan:
         if self.at and self.protocol != "sequential":
             raise InputError("at: only the sequential protocol is scored after several numbers of edits.")
         if list(self.at) != sorted(set(self.at)) or any(n < 1 for n in self.at):
-            raise InputError(f"at: {', '.join(map(str, self.at))} given; ascending numbers from 1 are wanted.")
+            raise InputError(f"at: {', '.join(map(str, self.at))} given; ascending numbers from 1 are expected.")
         if self.batch_size < 1:
             raise InputError(f"batch-size: {self.batch_size} given; at least 1 is needed.")
         if self.texts < 0:

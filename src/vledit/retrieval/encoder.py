@@ -129,7 +129,7 @@ class Encoder:
         import torch
 
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise InputError("texts: a list of texts is wanted.")
+            raise InputError("texts: a list of texts is expected.")
         found: dict[str, Any] = {}
         with torch.inference_mode():
             for text in dict.fromkeys(texts):

@@ -64,7 +64,7 @@ class Index:
         if not texts:
             return
         if not all(isinstance(text, str) for text in texts):
-            raise InputError("texts: a list of texts is wanted.")
+            raise InputError("texts: a list of texts is expected.")
         known = dict(zip(self.texts, self.vectors, strict=True))
         if not known:
             known = self._read()

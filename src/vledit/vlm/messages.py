@@ -74,7 +74,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], images: Sequence[Any] |
     Raises: InputError, PictureError that name the message and the field.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
-        raise InputError("messages: a list of messages is wanted, each with a role and content.")
+        raise InputError("messages: a list of messages is expected, each with a role and content.")
     waiting = iter(images or ())
     said = [_said(number, message, waiting) for number, message in enumerate(messages)]
     if (left := sum(1 for _ in waiting)) > 0:
@@ -85,7 +85,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], images: Sequence[Any] |
 def _said(number: int, message: Any, waiting: Iterator[Any]) -> Said:
     place = f"messages.{number}"
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise InputError(f"{place}: a mapping with 'role' and 'content' is wanted.")
+        raise InputError(f"{place}: a mapping with 'role' and 'content' is expected.")
     role, content = message["role"], message["content"]
     if role not in (*SYSTEM, "user", "assistant"):
         raise InputError(f"{place}.role: {role!r} is none of system, developer, user, assistant.")
@@ -96,7 +96,7 @@ def _said(number: int, message: Any, waiting: Iterator[Any]) -> Said:
         for n, part in enumerate(content):
             _part(f"{place}.content.{n}", part, texts, images, waiting)
     else:
-        raise InputError(f"{place}.content: a text or a list of parts is wanted, not {type(content).__name__}.")
+        raise InputError(f"{place}.content: a text or a list of parts is expected, not {type(content).__name__}.")
     text = "\n".join(texts).strip()
     if not text:
         raise InputError(f"{place}.content: no text. Put a question beside the picture.")

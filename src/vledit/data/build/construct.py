@@ -48,7 +48,7 @@ class Wants:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
         if self.least > min(self.rephrasings, self.pictures, self.near):
-            raise InputError(f"least: {self.least} is more than is wanted of something.")
+            raise InputError(f"least: {self.least} is more than is expected of something.")
         if self.tries < max(self.pictures, self.near):
             raise InputError(f"tries: {self.tries} is less than the pictures wanted.")
         if self.text_questions < 0 or not -1 <= self.similarity <= 1:

@@ -142,7 +142,7 @@ def _other_answer(value: dict[str, Any], taken: Sequence[str]) -> str:
     answer = text_field(value, "answer", ANSWER_WORDS)
     for other in taken:
         if overlap(answer, other):
-            raise Unusable(f"{answer!r} says the same as {other!r}; another answer is wanted")
+            raise Unusable(f"{answer!r} says the same as {other!r}; another answer is expected")
     return answer
 
 
@@ -161,7 +161,9 @@ def _rephrasings(value: dict[str, Any], question: str, count: int) -> list[str]:
             seen.add(normal(one))
             kept.append(one)
     if len(kept) < count:
-        raise Unusable(f"{count} different rephrasings are wanted, {len(kept)} differ from the question and each other")
+        raise Unusable(
+            f"{count} different rephrasings are expected, {len(kept)} differ from the question and each other"
+        )
     return kept[:count]
 
 
@@ -177,5 +179,5 @@ def _text_questions(value: dict[str, Any], count: int) -> list[tuple[str, str]]:
         question = question if question.endswith("?") else f"{question}?"
         kept.setdefault(normal(question), (question, answer))
     if len(kept) < count:
-        raise Unusable(f"{count} different questions are wanted, {len(kept)} are given")
+        raise Unusable(f"{count} different questions are expected, {len(kept)} are given")
     return list(kept.values())[:count]

@@ -139,7 +139,7 @@ class TrainingCase:
         Raises: InputError for another word, or out-of-scope rows with the new answer where `forced_new` was not given.
         """
         if forced not in ("own", "new"):
-            raise InputError(f"forced: '{forced}' given; 'own' or 'new' is wanted.")
+            raise InputError(f"forced: '{forced}' given; 'own' or 'new' is expected.")
         prepared = self._prepared
         same = [row for row in rows if forced == "own" and row in prepared.sames]
         target = [row for row in rows if row not in same]

@@ -43,12 +43,12 @@ class TokenStore:
         Raises: InputError for no name; UnknownNameError for an unknown scope.
         """
         if not name.strip() or len(name) > 200 or not name.isprintable():
-            raise InputError("name: 1 to 200 printable characters are wanted: who the token is for.")
+            raise InputError("name: 1 to 200 printable characters are expected: who the token is for.")
         for scope in scopes:
             if scope not in SCOPES:
                 raise UnknownNameError("scope", scope, SCOPES)
         if not scopes:
-            raise InputError(f"scopes: at least one of {', '.join(SCOPES)} is wanted.")
+            raise InputError(f"scopes: at least one of {', '.join(SCOPES)} is expected.")
         secret = _PREFIX + secrets.token_urlsafe(32)
         kept = Token(secrets.token_hex(6), name.strip(), tuple(one for one in SCOPES if one in scopes), now())
         with writing(self.engine) as connection:
