@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,27 +18,22 @@ from .. import copies
 from ..codebook import Codebook, Decision
 from ..codebook.relation import Fact, conflict
 from ..data.case import EditRequest
-from ..errors import CodebookError, InputError, UnknownNameError
-from ..paths import local, output_folder
+from ..errors import InputError, UnknownNameError
 from ..vlm.acting import acting
 from ..vlm.base import VLM, Encoded, Verified
 from ..vlm.decoding import decode
 from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting, on_cpu_unless_named
 from ..vlm.verify import score
-from . import export
 from . import weights as always_on
 from .answering import NOTHING, CodebookRouting, Deciders, decide, forced, merged, one_kind, run
 from .base import Edit
 from .effect import Effect
-from .memory import RECORD, Memory, saved_settings
+from .keeping import Keeping
+from .memory import Memory
 from .registry import editor as make_editor
-from .registry import editor_class
 from .talking import Talking
 from .together import begun_together
-
-CODEBOOK_FILE = "codebook.vledit"
-MEMORIES = "memories"
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Answer:
         return self.text
 
 
-class EditedModel(Talking):
+class EditedModel(Talking, Keeping):
     """A frozen vision-language model with edits.
 
     Threads may share it: requests run one after the other, and so do edits.
@@ -84,11 +78,7 @@ class EditedModel(Talking):
         weights: Mapping[str, Edit] | None = None,
         memories: Mapping[str, Memory] | None = None,
     ):
-        self.vlm = vlm
-        self.memories: dict[str, Memory] = dict(memories or {})
-        self.codebook = codebook if codebook is not None else new_codebook(vlm)
-        self.weights: dict[str, Edit] = dict(weights or {})
-        self._always = always_on.changes(self.weights)
+        super().__init__(vlm, codebook, weights, memories)
         self._enabled = True
         self._editing = threading.RLock()
 
@@ -395,80 +385,6 @@ class EditedModel(Talking):
         read = lambda one: [open_picture(each) for each in one] if isinstance(one, list | tuple) else open_picture(one)  # noqa: E731
         return [None if image is None else read(image) for image in images]
 
-    # --- keeping ----------------------------------------------------------------------------------------------------
-
-    @on_cpu_unless_named
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the edits (not the base) into `folder`, for `from_pretrained`; `export_peft` writes for other tools."""
-        folder = output_folder(folder, "save_pretrained")
-        with self.vlm.lock:
-            self.codebook.save(folder / CODEBOOK_FILE, overwrite=True)
-            always_on.save(folder, self.weights, self.vlm.fingerprint, self.vlm.name)
-            for name in {*self.memories, *_saved(folder)}:
-                if name in self.memories:
-                    self.memories[name].save(folder / MEMORIES / name)
-                else:
-                    (folder / MEMORIES / name / RECORD).unlink()
-
-    @classmethod
-    def from_pretrained(cls, vlm: VLM, folder: str | Path, *, readonly: bool = False) -> EditedModel:
-        """The edits in `folder`, on the base they were made for.
-
-        The codebook stays the folder's file: what is edited from here on is in it at once.  Always-on edits are written
-        by `save_pretrained` alone.
-
-        Args:
-            readonly: open the codebook for reading only.
-        Raises: ModelMismatchError on another base; CodebookError where files are missing or damaged.
-        """
-        folder = local(folder)
-        weights = always_on.load(folder, vlm.fingerprint, vlm.name)
-        book = Codebook.open(folder / CODEBOOK_FILE, vlm.fingerprint, vlm.name, readonly=readonly)
-        memories = {}
-        for name in _saved(folder):
-            memories[name] = _empty_memory(vlm, name, folder)
-            memories[name].load(folder / MEMORIES / name)
-        return cls(vlm, book, weights, memories)
-
-    @property
-    def always(self) -> Mapping[str, Any]:
-        """Point → what the always-on edits do there together."""
-        return self._always
-
-    @on_cpu_unless_named
-    def merge(self) -> Any:
-        """A copy of the Hugging Face model with the always-on edits added to its weights.
-
-        Raises: InputError where there are codebook entries, which act on some requests only, or where a site's weights
-            are quantised: they cannot be merged.
-        """
-        return export.merged(self)
-
-    @on_cpu_unless_named
-    def export_merged(self, folder: str | Path) -> export.Exported:
-        """Writes what `merge` gives, with the processor, as an ordinary Hugging Face folder.
-
-        Raises: InputError as `merge`, for a folder that cannot be written, and for a base that holds a PEFT adapter.
-        """
-        return export.merged_folder(self, folder)
-
-    @on_cpu_unless_named
-    def export_peft(self, folder: str | Path, entry: str | None = None) -> export.Exported:
-        """Writes the always-on edits as a LoRA adapter, which `peft.PeftModel.from_pretrained(base, folder)` loads.
-
-        Args:
-            entry: id of a codebook entry; its change is written in their place, and then acts on every request.
-
-        Raises: InputError where an edit is not linear, not of low rank or not at a linear, acts on some requests only, or the
-            base holds an adapter already; MissingDataError without `peft` (`pip install 'vledit[peft]'`).
-        """
-        return export.peft_adapter(self, folder, entry)
-
-
-def new_codebook(vlm: VLM) -> Codebook:
-    """An empty codebook for this model."""
-    return Codebook(fingerprint=vlm.fingerprint, model_name=vlm.name)
-
 
 def _batch(images: Sequence[Any], questions: Sequence[str]) -> tuple[list[Any], list[str]]:
     images, questions = list(images), list(questions)
@@ -477,14 +393,3 @@ def _batch(images: Sequence[Any], questions: Sequence[str]) -> tuple[list[Any], 
             f"images, questions: must be equally many and at least one; got {len(images)} images, {len(questions)} questions."
         )
     return images, questions
-
-
-def _saved(folder: Path) -> list[str]:
-    """Names of the methods whose memories are in a folder."""
-    return sorted(path.parent.name for path in (folder / MEMORIES).glob(f"*/{RECORD}"))
-
-
-def _empty_memory(vlm: VLM, name: str, folder: Path) -> Memory:
-    if not hasattr(editor_class(name), "memory"):
-        raise CodebookError(f"'{folder / MEMORIES / name}': the editor '{name}' has no memory of its own.")
-    return make_editor(name, **saved_settings(folder / MEMORIES / name)).memory(vlm)

@@ -26,7 +26,7 @@ from .fitting import as_full
 if TYPE_CHECKING:
     from ..codebook import Transformation
     from ..vlm.base import VLM
-    from .edited_model import EditedModel
+    from .keeping import Keeping
 
 TOLERANCE = 1e-6
 """Of low rank is a matrix that its factors give back to this part of its size: the rounding of float32."""
@@ -46,7 +46,7 @@ class Exported:
     ranks: Mapping[str, int]
 
 
-def peft_adapter(edited: EditedModel, folder: str | Path, entry: str | None = None) -> Exported:
+def peft_adapter(edited: Keeping, folder: str | Path, entry: str | None = None) -> Exported:
     """See `EditedModel.export_peft`."""
     vlm = edited.vlm
     changes = _changes(edited, entry)
@@ -87,7 +87,7 @@ def peft_adapter(edited: EditedModel, folder: str | Path, entry: str | None = No
     return Exported(folder, ranks)
 
 
-def merged(edited: EditedModel) -> Any:
+def merged(edited: Keeping) -> Any:
     """See `EditedModel.merge`."""
     vlm = edited.vlm
     if len(edited.codebook) or any(map(len, edited.memories.values())):
@@ -109,7 +109,7 @@ def merged(edited: EditedModel) -> Any:
     return model
 
 
-def merged_folder(edited: EditedModel, folder: str | Path) -> Exported:
+def merged_folder(edited: Keeping, folder: str | Path) -> Exported:
     """See `EditedModel.export_merged`."""
     _no_adapters(edited.vlm, "export_merged")
     model = merged(edited)
@@ -130,7 +130,7 @@ def point_weight(vlm: VLM, point: str) -> nn.Module:
 # --- what can be written as LoRA ------------------------------------------------------------------------------------------
 
 
-def _changes(edited: EditedModel, entry: str | None) -> Mapping[str, Transformation]:
+def _changes(edited: Keeping, entry: str | None) -> Mapping[str, Transformation]:
     if entry is not None:
         found = edited.codebook.get(entry)
         return {found.site: found.transformation.to("cpu")}
@@ -239,7 +239,7 @@ def _base_name(vlm: VLM) -> str:
     return str(asked.get("name_or_path") or getattr(vlm.model.config, "_name_or_path", "") or vlm.name)
 
 
-def _card(edited: EditedModel, entry: str | None, ranks: Mapping[str, int]) -> str:
+def _card(edited: Keeping, entry: str | None, ranks: Mapping[str, int]) -> str:
     """A README for people and hubs: what the adapter changes."""
     if entry is None:
         facts = [(one.request.question, one.request.answer, one.editor) for one in edited.weights.values()]

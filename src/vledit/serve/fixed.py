@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..editors.edited_model import CODEBOOK_FILE, EditedModel
+from ..editors.edited_model import EditedModel
+from ..editors.keeping import CODEBOOK_FILE
 from ..errors import InputError
 
 if TYPE_CHECKING:
