@@ -30,8 +30,8 @@ LOOSE = 5e-2
 
 _RECORDING = "transformers.utils.output_capturing"
 """Where transformers' hooks come from that it puts on some models when they run first, to record what layers give."""
-_FAMILIES = ("vledit.vlm.mllama",)
-"""Families whose models need hooks of their own to know what a prompt without a picture is."""
+_FAMILIES = ("vledit.vlm.mllama", "vledit.pocket.modeling")
+"""Families whose models have hooks of their own: to know what a prompt without a picture is, to lay out what is multiplied."""
 
 
 class BaseChangedError(CheckFailedError):
