@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(TOPICS), help=f"topics, with commas: {', '.join(TOPICS)}")
     parser.add_argument("--entries", default="", help="sizes of codebooks that answers are measured with")
+    parser.add_argument(
+        "--large", type=int, default=0, help="entries of the largest codebook file, e.g. 1000000 (14 GB on disk)"
+    )
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -58,7 +61,7 @@ def main() -> None:
     if "first" in topics:
         edits.first_span(bench)
     if "books" in topics:
-        books.measure(bench)
+        books.measure(bench, options.large)
     if "scoring" in topics:
         scoring.measure(bench)
     judged = [figure for figure in bench.found if figure.goal is not None]

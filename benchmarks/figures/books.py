@@ -116,7 +116,8 @@ def opened(bench: Bench, path: Path, count: int, goal: float | None) -> None:
     bench.note(f"adding behind {count:,} entries of a file just opened", each, unit="us")
 
 
-def measure(bench: Bench) -> None:
+def measure(bench: Bench, large: int = 0) -> None:
+    """`large`: entries of the largest file."""
     grow(bench, Codebook("fingerprint"), 10_000 if bench.quick else 100_000, "in memory")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.vledit"
@@ -137,7 +138,7 @@ def measure(bench: Bench) -> None:
             bench.note(f"saving 100 more behind {count:,}", [bench.seconds(append)], unit="s")
         bench.note("bytes of the file that 100 more took, of all", [(path.stat().st_size - size) / size], unit="")
         opened(bench, path, count + 100, None)
-        many = 25_000 if bench.quick else 200_000
+        many = large or (25_000 if bench.quick else 200_000)
         filled(Path(folder) / "many.vledit", many)
         opened(bench, Path(folder) / "many.vledit", many, 2.0)
 
