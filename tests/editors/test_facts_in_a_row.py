@@ -103,3 +103,15 @@ def test_another_subject_in_the_same_words_and_another_question_about_the_pictur
     after = model.answers(images, questions)
     assert [answer.text for answer in after] == before
     assert not any(answer.decision.fired for answer in after)
+
+
+@pytest.mark.pocket
+@pytest.mark.parametrize("pictured", [True, False])
+def test_radii_narrow_with_the_number_of_edits_with_and_without_a_picture(pocket, pictured):
+    from vledit.editors.reach import reach
+
+    known = reach(pocket, pocket.resolve_site(pocket.default_site), "euclidean")
+    counts, radii = zip(*known.crowd_of(pictured), strict=True)
+    assert radii[0] <= known.of(pictured)
+    assert list(counts) == sorted(counts)
+    assert radii[-1] < radii[0]

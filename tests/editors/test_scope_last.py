@@ -10,7 +10,7 @@ import pytest
 from tests.evaluate.small import case
 from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.codebook.scope import anchor_picture, distance
-from vledit.data.case import EditRequest
+from vledit.data.case import EditCase, EditRequest, Probe
 from vledit.editors import own_reach, reach
 from vledit.editors.balancedit import BalancEdit, BalancEditConfig
 from vledit.editors.edited_model import EditedModel
@@ -207,3 +207,37 @@ def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
         reach.reach(vlm, site, "cosine", tmp_path)
     with pytest.raises(InputError, match="none has a picture"):
         reach.fit(vlm, [], tmp_path)
+
+
+def test_without_a_picture_what_is_outside_is_told_by_the_nearest_edit_that_it_does_not_ask_for(vlm, tmp_path):
+    site = vlm.resolve_site(vlm.default_site)
+    subjects = ("France", "Spain", "Peru", "Kenya", "Norway")
+
+    def capital(number: int) -> EditCase:
+        here, there = subjects[number], subjects[(number + 1) % len(subjects)]
+        return EditCase(
+            request=EditRequest(None, f"What is the capital of {here}?", "Oslo", id=f"text/{here}"),
+            generality={"text": (Probe(None, f"Name the capital of {here}."),)},
+            locality={
+                "other_subject": (Probe(None, f"What is the capital of {there}?", tags={"fact": there}),),
+                "other_question": (Probe(None, f"What is spoken in {here}?", tags={"fact": f"{here}/language"}),),
+            },
+            tags={"fact": here},
+        )
+
+    found = reach.fit(vlm, [case(0), *map(capital, range(5))], tmp_path)
+    edits = reach.read(vlm, site, [None] * 5, [f"What is the capital of {one}?" for one in subjects])
+    inside = [
+        float(np.linalg.norm(key - edit))
+        for edit, key in zip(
+            edits, reach.read(vlm, site, [None] * 5, [f"Name the capital of {one}." for one in subjects]), strict=True
+        )
+    ]
+    outside = []
+    for number in range(5):
+        there = (number + 1) % 5  # another subject: an edit of its own, so the nearest of the other four counts
+        outside.append(min(float(np.linalg.norm(edits[there] - edits[other])) for other in range(5) if other != there))
+        spoken = reach.read(vlm, site, [None], [f"What is spoken in {subjects[number]}?"])[0]
+        outside.append(min(float(np.linalg.norm(spoken - edit)) for edit in edits))
+    assert found.text == pytest.approx(reach.threshold(inside, outside), rel=1e-4)
+    assert json.loads((tmp_path / "manifest.json").read_text())["edits"] == {"picture": 1, "text": 5}

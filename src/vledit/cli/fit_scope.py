@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from .benchmark_files import (
 from .leaderboard import bar
 from .output import Json, console, emit
 from .session import Adapter, Device, Dtype, Model, open_model
+
+if TYPE_CHECKING:
+    from ..data.case import EditCase
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +51,14 @@ def fit_scope(
             help="Further edits whose keys alone are read, to find how the radius narrows with the number of edits; 0: none."
         ),
     ] = 440,
+    text: Annotated[
+        str,
+        typer.Option(
+            "--text",
+            metavar="BENCHMARK:SPLIT",
+            help="Edits without a picture that tell how far such edits reach, all of them; e.g. icons-text:validation.",
+        ),
+    ] = "",
     probes: Annotated[int, typer.Option(help="Most probes of each cell.")] = 2,
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
     model: Model = "pocket",
@@ -69,17 +80,32 @@ def fit_scope(
     asked = {case.id for case in cases}
     further = [case for case in files.cases(split, limit + others) if case.id not in asked] if limit and others else []
     further = [case for case in further if case.request.image is not None][:others]
+    cases += _texts(text)
     vlm = open_model(model, device, dtype, adapter=adapter).vlm
     folder = out or artefact.default_folder(reach.EDITOR, vlm)
     progress = bar()
     with progress:
         task = progress.add_task("keys", total=len(cases) + -(-len(further) // reach.ROWS))
         found = reach.fit(
-            vlm, cases, folder, distance, probes, further, files.about(split), lambda: progress.advance(task)
+            vlm,
+            cases,
+            folder,
+            distance,
+            probes,
+            further,
+            {**files.about(split), **({"text": text} if text else {})},
+            lambda: progress.advance(task),
         )
     if json:
         emit(
-            {"folder": folder, "picture": found.picture, "text": found.text, "share": found.share, "crowd": found.crowd}
+            {
+                "folder": folder,
+                "picture": found.picture,
+                "text": found.text,
+                "share": found.share,
+                "crowd": found.crowd,
+                "crowd_text": found.crowd_text,
+            }
         )
         return
     by_share = found.share is not None
@@ -87,6 +113,23 @@ def fit_scope(
         f"{found.share:.2f} of the way from its rewordings to a blank picture" if by_share else f"{found.picture:.4g}"
     )
     console().print(f"with a picture: {rule}; without: {found.text:.4g}")
-    if found.crowd:
-        console().print("among entries: " + ", ".join(f"{count}: {radius:.4g}" for count, radius in found.crowd))
+    for name, crowd in (("with a picture", found.crowd), ("without", found.crowd_text)):
+        if crowd:
+            points = ", ".join(f"{count}: {radius:.4g}" for count, radius in crowd)
+            console().print(f"among so many entries, {name}: {points}")
     console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)
+
+
+def _texts(named: str) -> list[EditCase]:
+    """The edits of `BENCHMARK:SPLIT`; none where nothing is named.  Raises: InputError for another form, or with pictures."""
+    if not named:
+        return []
+    benchmark, colon, split = named.partition(":")
+    if not (colon and benchmark and split):
+        raise InputError(f"--text: '{named}' given; write BENCHMARK:SPLIT, for example icons-text:validation.")
+    if split == "test":
+        raise InputError("--text: 'test' is the split that is scored; name the one that settings are chosen on.")
+    cases = BenchmarkFiles.of(benchmark).cases(split)
+    if any(case.request.image is not None for case in cases):
+        raise InputError(f"--text: '{benchmark}' has edits with a picture; name a benchmark without pictures.")
+    return cases

@@ -50,6 +50,7 @@ class Reach:
         share: where set, an edit with a picture takes no threshold, but the radius that lies so far on the way from its own
             farthest rewording to its nearest blank picture, see `own_reach`.
         crowd: how radii of edits with a picture narrow with the number of edits, see `crowding`.
+        crowd_text: the same for edits without one.
     """
 
     picture: float
@@ -57,6 +58,7 @@ class Reach:
     source: str
     share: float | None = None
     crowd: Crowd = ()
+    crowd_text: Crowd = ()
 
     @classmethod
     def given(cls, threshold: float) -> Reach:
@@ -65,6 +67,9 @@ class Reach:
 
     def of(self, pictured: bool) -> float:
         return self.picture if pictured else self.text
+
+    def crowd_of(self, pictured: bool) -> Crowd:
+        return self.crowd if pictured else self.crowd_text
 
 
 def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach | None:
@@ -86,9 +91,8 @@ def reach(vlm: VLM, site: Site, kind: str, folder: str | Path = "") -> Reach | N
     if made_for == (str(site), kind):
         picture, text = (float(found.tensors[name]) for name in ("picture", "text"))
         share = float(found.tensors["share"]) if found.about.get("rule") == "share" else None
-        return Reach(
-            picture, text, f"found by fit-scope ({found.sha256[:8]})", share, _crowd(found.tensors.get("crowd"))
-        )
+        crowds = (_crowd(found.tensors.get(name)) for name in ("crowd", "crowd_text"))
+        return Reach(picture, text, f"found by fit-scope ({found.sha256[:8]})", share, *crowds)
     if folder:
         raise InputError(
             f"scope_fitted: '{folder}' was fitted at {made_for[0]} for the {made_for[1]} distance, this edit is at {site} with "
@@ -166,7 +170,8 @@ def fit(
 
     Args:
         cases: generality has to be inside, locality outside; edits without a picture make the threshold of such edits (where
-            there are fewer than `LEAST`, theirs is measured without data). Probes of the test split are left out.
+            there are fewer than `LEAST`, theirs is measured without data): what has to be outside has to be outside of all of
+            them, unless it asks for the very fact of one. Probes of the test split are left out.
         per_cell: most probes of each cell.
         others: further edits with a picture, whose keys alone are read, to find how radii narrow with the number of edits.
         data: where the cases come from, for the manifest.
@@ -175,7 +180,7 @@ def fit(
     Raises: InputError where there are no edits with a picture, or one side has no probes.
     """
     site = vlm.resolve_site(vlm.default_site)
-    text, picture, relative = _Sides(), _Sides(), _Sides()
+    text, picture, relative = _Texts(kind), _Sides(), _Sides()
     counted = {True: 0, False: 0}
     requests: list[np.ndarray] = []
     facts: list[str] = []
@@ -185,18 +190,21 @@ def fit(
         chosen, request = training_case(case, per_cell), case.request
         pictured = request.image is not None
         probes = [(family != "generality", probe) for family, _, _, probe in chosen.probes()]
+        if not pictured:  # a picture is far from any question without one
+            probes = [(out, probe) for out, probe in probes if probe.image is None]
         asked: list[Asked] = [(request.image, request.question), *((one.image, one.question) for _, one in probes)]
         near, far = own_reach.made(vlm, request) if pictured else ([], [])
         asked = [(None if one is None else open_picture(one), text) for one, text in [*asked, *near, *far]]
         keys = read(vlm, site, [one for one, _ in asked], [text for _, text in asked])
-        away = distance(keys[0], keys[1:], kind)[:, 0].tolist()
-        (picture if pictured else text).add(probes, away)
-        if pictured:
+        if not pictured:
+            text.add_edit(case.tags.get("fact", ""), keys[0], probes, keys[1:])
+        else:
+            away = distance(keys[0], keys[1:], kind)[:, 0].tolist()
+            picture.add(probes, away)
             own_keys[case.id] = keys[0]
             outside = [row for row, (out, _) in enumerate(probes) if out]
             requests.append(keys[1:][outside])
             facts += [probes[row][1].tags.get("fact", "") for row in outside]
-        if pictured:
             ends = own_reach.ends(away[len(probes) : len(probes) + len(near)], away[len(probes) + len(near) :])
             relative.add(probes, [own_reach.share(one, *ends) for one in away])
         counted[pictured] += 1
@@ -215,7 +223,9 @@ def fit(
     named = [edited[id].tags.get("fact", "") for id in own_keys]
     away_from = crowding.foreign(np.concatenate(requests), facts, np.stack(list(own_keys.values())), named, kind)
     crowd = crowding.crowd(away_from, np.inf if by_share else within)
+    text_away = text.settle()
     text_within = text.threshold() if counted[False] >= LEAST else measured(vlm, site, kind)
+    crowd_text = crowding.crowd(text_away, text_within) if len(text_away) else ()
     about = {
         "data": dict(data or {}),
         "edits": {"picture": counted[True], "text": counted[False]},
@@ -226,14 +236,16 @@ def fit(
             "threshold": picture.shares(within),
             "share": relative.shares(share),
             "text": text.shares(text_within),
+            **({"text_among_all": text.shares(crowd_text[-2][1])} if len(crowd_text) > 1 else {}),
         },
     }
     settings = {"site": str(site), "distance": kind, "per_cell": per_cell}
     numbers = {"picture": within, "text": text_within, "share": share}
     tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
-    tensors["crowd"] = torch.tensor(crowd, dtype=torch.float64).reshape(-1, 2)
+    for name, points in (("crowd", crowd), ("crowd_text", crowd_text)):
+        tensors[name] = torch.tensor(points, dtype=torch.float64).reshape(-1, 2)
     artefact.write(folder, EDITOR, vlm, settings, tensors, about)
-    return Reach(within, text_within, "fitted", share if by_share else None, crowd)
+    return Reach(within, text_within, "fitted", share if by_share else None, crowd, crowd_text)
 
 
 def _crowd(points: torch.Tensor | None) -> Crowd:
@@ -262,6 +274,37 @@ class _Sides:
     def right(self, within: float) -> float:
         """Sum of the two shares."""
         return sum(one or 0.0 for one in self.shares(within).values())
+
+
+class _Texts(_Sides):
+    """As `_Sides`, for edits without a picture: what has to lie outside is told by the nearest edit that it does not ask for."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.keys: list[np.ndarray] = []
+        self.edited: list[str] = []
+        self.away: list[np.ndarray] = []
+        self.asked: list[str] = []
+
+    def add_edit(self, fact: str, key: np.ndarray, probes: Sequence[tuple[bool, Probe]], keys: np.ndarray) -> None:
+        """An edit's key, and the keys of its probes; counted by `settle`, when all edits are there."""
+        self.keys.append(key)
+        self.edited.append(fact)
+        for (out, probe), found in zip(probes, keys, strict=True):
+            if out:
+                self.away.append(found)
+                self.asked.append(probe.tags.get("fact", ""))
+            else:
+                self.inside += distance(key, found[None], self.kind)[:, 0].tolist()
+
+    def settle(self) -> np.ndarray:
+        """Fills the outside.  Returns the (requests, edits) distances of `crowding.foreign`."""
+        if not self.away:
+            return np.empty((0, len(self.keys)))
+        far = crowding.foreign(np.stack(self.away), self.asked, np.stack(self.keys), self.edited, self.kind)
+        self.outside = [one for one in far.min(axis=1).tolist() if np.isfinite(one)]
+        return far
 
 
 def _share(distances: Sequence[float], within: float) -> float | None:

@@ -198,7 +198,7 @@ class Scoping:
             wider = within
             within = own_reach.kept_out(within, near, distance(key, keys, config.distance)[:, 0].tolist())
             source += f"; narrowed from {wider:.4g} by '{config.negatives}'" if within < wider else ""
-        crowd = known.crowd if known is not None and pictured else ()
+        crowd = () if known is None else known.crowd_of(pictured)
         return Scope("last", key, within, config.distance, "last", None, anchors, crowd=crowd), source
 
     def _rephraser(self, request: EditRequest) -> str:
