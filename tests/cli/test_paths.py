@@ -8,6 +8,8 @@ WRITERS = {
     "codebook export": ("codebook", "export", "codebook.vledit", "{}"),
     "edit": ("edit", "--question", "Who?", "--answer", "me", "--codebook", "{}"),
     "demo": ("demo", "--out", "{}"),
+    "bench": ("bench", "--editors", "ft", "--out", "{}"),
+    "fit": ("fit", "--editor", "mend", "--out", "{}"),
 }
 
 

@@ -148,6 +148,9 @@ def bench(
     plan = Plan(protocol, _numbers(at), batch_size, not exact_only, texts)
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
+    from ..paths import output_file
+
+    out = output_file(out, "--out")
     chosen = parse_variants(editors)
     if as_released:
         chosen = beside(chosen)

@@ -93,6 +93,10 @@ def fit(
         _list(method.FitConfig, json)
         return
     given = parse_settings(method.FitConfig, set_ or ())
+    if out is not None:
+        from ..paths import output_folder
+
+        out = output_folder(out, "--out")
     own = {"steps": steps, "minutes": minutes, "save_every": save_every}
     given |= {name: value for name, value in own.items() if value is not None}
     method.FitConfig.from_settings(given)  # a mistake in it is told before the model is loaded
