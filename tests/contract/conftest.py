@@ -40,6 +40,10 @@ def _of_habits(params: dict[str, str]) -> bool:
     return (params["name"], params["around"]) in CHOSEN
 
 
+CHOICES = {"test_an_edit_fires_is_undone_and_kept": _of_layers, "test_an_editor_works_alike_within": _of_habits}
+"""Tests with a choice of their own, by name; every other test of every folder runs."""
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves out what a covering choice need not run; `make contract` runs everything."""
     if config.getoption("--whole", default=False):
@@ -50,8 +54,8 @@ def pytest_collection_modifyitems(config, items):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         cell = params.get("cell")
         if not cell:
-            wanted = _of_layers(params) if "role" in params else _of_habits(params) if "around" in params else True
-            (kept if wanted else left).append(item)
+            choice = CHOICES.get(getattr(item, "originalname", ""))
+            (kept if choice is None or choice(params) else left).append(item)
             continue
         (kept if chosen(cell, item.originalname, every) else left).append(item)
     if left:
