@@ -136,6 +136,7 @@ def test_a_codebook_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.Store, "insert", fail)
     book = Codebook("f1")
     book.add(entry())
-    with pytest.raises(CodebookError, match="could not be written"):
+    with pytest.raises(CodebookError, match="could not be written") as refused:
         book.save(tmp_path / "b")
+    assert str(refused.value).count("could not be written") == 1
     assert list(tmp_path.iterdir()) == []

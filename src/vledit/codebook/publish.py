@@ -87,7 +87,7 @@ def _writing_beside(path: Path) -> Iterator[Path]:
         yield temporary
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, sqlite3.Error):
-            raise CodebookError(f"'{path}' could not be written: {advice(error, path, 'written')}") from error
+            raise CodebookError(advice(error, path, "written")) from error
         raise CodebookError(
             f"'{path}' could not be written ({reason(error)}). Give the path of a file in a folder that you can write to."
         ) from error
