@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from hypothesis import HealthCheck
@@ -40,7 +42,7 @@ def span(rank: int = 2, seed: int = 0) -> SpanTransformation:
     return SpanTransformation(tensor(5, rank, seed=seed), tensor(rank, 4, seed=seed))
 
 
-def bits(entry: Entry) -> tuple:
+def bits(entry: Entry) -> dict:
     """Everything that an entry says, comparable bit for bit."""
     tensors = {
         name: (
@@ -51,8 +53,12 @@ def bits(entry: Entry) -> tuple:
         for name, one in entry.transformation.tensors().items()
     }
     scopes = tuple(
-        (s.name, s.key.tobytes(), s.radius.hex(), s.distance, s.key_tokens, s.alpha, s.anchors, s.prompt)
-        for s in entry.scopes
+        {
+            name.name: one.tobytes() if name.name == "key" else one.hex() if isinstance(one, float) else one
+            for name in fields(Scope)
+            for one in (getattr(scope, name.name),)
+        }
+        for scope in entry.scopes
     )
-    names = ("id", "question", "answer", "site", "image_key", "thumbnail", "parent", "created", "status", "retired_by")
-    return (*(getattr(entry, name) for name in names), dict(entry.notes), scopes, entry.transformation.kind, tensors)
+    own = {name.name: getattr(entry, name.name) for name in fields(Entry)}
+    return {**own, "notes": dict(entry.notes), "scopes": scopes, "transformation": (entry.transformation.kind, tensors)}

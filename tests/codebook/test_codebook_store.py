@@ -56,7 +56,11 @@ def test_any_entry_comes_back_bit_for_bit(tmp_path_factory, weights, dtype, key,
     path = tmp_path_factory.mktemp("book") / "b.vledit"
     weight = torch.from_numpy(weights).to(dtype).nan_to_num(posinf=1.0, neginf=-0.0)
     made = entry(
-        "e", scope(key, radius), transformation=FullTransformation(weight), question=text, notes={text: radius}
+        "e",
+        scope(key, radius, crowd=((1, radius), (300, radius / 2), (5000, 0.0))),
+        transformation=FullTransformation(weight),
+        question=text,
+        notes={text: radius},
     )
     with Codebook.create(path, "f1") as book:
         held = book.add(made)

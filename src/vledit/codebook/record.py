@@ -70,6 +70,7 @@ def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]
                 "key_tokens": scope.key_tokens,
                 "alpha": scope.alpha,
                 "prompt": scope.prompt,
+                **({"crowd": scope.crowd} if scope.crowd else {}),
                 "anchors": None if scope.anchors is None else asdict(scope.anchors),
                 "key": _manifest("float32", [scope.width], data),
             }
