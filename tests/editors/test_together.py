@@ -9,7 +9,9 @@ from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.data.case import EditRequest
 from vledit.editors.edited_model import EditedModel
 from vledit.editors.registry import editor
+from vledit.editors.scoping import Scoping
 from vledit.errors import EditFailedError, InputError
+from vledit.vlm.hooks import layer_hidden
 
 FIT = {"steps": 200, "margin": 1.0, "common_directions": 4, "rephrase": "supplied"}
 WAYS = {
@@ -93,3 +95,35 @@ def test_one_that_fails_stops_the_list_there_and_spoils_no_other():
 def test_edits_that_start_from_earlier_ones_are_made_one_by_one():
     method = editor("balancedit", **WAYS["full"], start="nearest")
     assert method.begin(tiny("pocket"), REQUESTS) == [None] * len(REQUESTS)
+
+
+@pytest.mark.parametrize("requests", [REQUESTS[:1], REQUESTS[:4]], ids=["alone", "together"])
+@pytest.mark.parametrize("way", ["paper", "whole prompt and answer"])
+def test_the_layer_of_the_site_runs_once_for_each_row(way, requests, monkeypatch):
+    """One row for the edit with its answer, which gives its key and is trained on, and those that its radius is told by."""
+    vlm, rows, told = tiny("pocket"), [], []
+    told_by = Scoping._rows
+    monkeypatch.setattr(Scoping, "_rows", lambda *given: told.append(told_by(*given)) or told[-1])
+    settings = {**WAYS[way], "steps": 1, "learning_rate": 1e-6}
+    attention = vlm.layers[vlm.resolve_site(vlm.default_site).layer].get_submodule("self_attn")
+    handle = attention.register_forward_pre_hook(
+        lambda _module, args, kwargs: rows.append(len(layer_hidden(args, kwargs))), with_kwargs=True
+    )
+    try:
+        with pytest.raises(EditFailedError, match="after 1 steps"):
+            EditedModel(vlm).edit(list(requests), **settings)
+    finally:
+        handle.remove()
+    assert len(told) == len(requests)
+    assert sum(rows) == len(requests) + sum(map(len, told))
+
+
+def test_training_goes_on_from_the_run_that_the_key_was_read_from():
+    """What the tail hands out is what `site_input` gives, bit for bit."""
+    vlm = tiny("pocket")
+    site = vlm.resolve_site(vlm.default_site)
+    trunk = vlm.trunk(vlm.encode([picture(1)], [QUESTIONS[0]], ["two cups"]), site.layer)
+    seen = []
+    tail = vlm.site_tail(trunk, site, seen.append)
+    assert torch.equal(seen[0], vlm.site_input(trunk, site))
+    assert torch.equal(tail.inputs, seen[0][tail.positions])

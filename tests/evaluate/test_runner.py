@@ -52,9 +52,9 @@ def test_a_run_says_what_it_was(vlm, tmp_path):
 def test_edits_are_begun_together_in_every_protocol(vlm, tmp_path, monkeypatch, plan):
     sizes = []
 
-    def counted(vlm, trunk, site, config):
+    def counted(vlm, trunk, site, config, tail):
         sizes.append(len(trunk))
-        return train_together(vlm, trunk, site, config)
+        return train_together(vlm, trunk, site, config, tail)
 
     monkeypatch.setattr("vledit.editors.balancedit.train_together", counted)
     end = run(vlm, CASES, [BALANCED], tmp_path / "r.jsonl", plan)

@@ -188,7 +188,7 @@ class BalancEdit:
         if config.start == "nearest" and codebook is not None and relation is not None and relation.inside is not None:
             start = codebook.get(relation.inside)
         if begun.fitted is None:
-            fitted = train_site(vlm, begun.trunk, site, request, config, _loaded(start))
+            fitted = train_site(vlm, begun.trunk, site, request, config, _loaded(start), begun.tail)
         else:
             fitted = learnt(begun.fitted, request.answer)
         entry = Entry(
@@ -240,9 +240,9 @@ class BalancEdit:
         if ready:
             whole = ready[0][1].together
             assert whole is not None
-            fitted = train_together(vlm, whole, site, config)
+            fitted = train_together(vlm, whole, site, config, ready[0][1].tail)
             for (number, one), learned in zip(ready, fitted, strict=True):
-                found[number] = replace(one, fitted=learned, together=None)
+                found[number] = replace(one, fitted=learned, together=None, tail=None)
         share = _since(began) / len(requests)
         return [replace(one, seconds=share) for one in found]
 

@@ -144,17 +144,19 @@ def train_site(
     request: EditRequest,
     config: FittingConfig,
     start: Transformation | None = None,
+    tail: SiteTail | None = None,
 ) -> Fitted:
     """`fit` at a site as a method is configured, on the trunk of the edit with its answer.
 
     Args:
         request: the edit, its picture opened.
+        tail: of this trunk and site, where it was made already.
 
     Raises: EditFailedError where the model did not learn the answer.
     """
     spans = config.transformation == "span"
     fitted = fit(
-        vlm.site_tail(trunk, site),
+        vlm.site_tail(trunk, site) if tail is None else tail,
         config.transformation,
         steps=config.steps,
         learning_rate=config.rate,

@@ -27,12 +27,15 @@ ROOM = 1 << 30
 
 
 @lasting
-def train_together(vlm: VLM, trunk: Trunk, site: Site, config: FittingConfig) -> list[Fitted]:
+def train_together(
+    vlm: VLM, trunk: Trunk, site: Site, config: FittingConfig, tail: SiteTail | None = None
+) -> list[Fitted]:
     """`fitting.train_site` for every row of a trunk; `Fitted.trained` says which did not learn their answer.
 
     Args:
         trunk: a row for each edit, with its answer.
         config: without adversarial terms.
+        tail: of this trunk and site, where it was made already.
     """
     full = config.transformation == "full"
     basis = None if full else reader(measure(vlm, site, config.common_directions))
@@ -42,8 +45,9 @@ def train_together(vlm: VLM, trunk: Trunk, site: Site, config: FittingConfig) ->
     with torch.inference_mode(False), torch.enable_grad():
         for start in range(0, len(trunk), size):
             rows = list(range(start, min(start + size, len(trunk))))
-            part = trunk if len(rows) == len(trunk) else trunk.select(rows)
-            found += _Training(vlm, part, site, config, basis).run()
+            whole = len(rows) == len(trunk)
+            part = trunk if whole else trunk.select(rows)
+            found += _Training(vlm, part, site, config, basis, tail if whole else None).run()
     return found
 
 
@@ -84,9 +88,10 @@ class _Training:
         site: Site,
         config: FittingConfig,
         basis: Callable[[Tensor], Tensor] | None,
+        tail: SiteTail | None,
     ):
         self.vlm, self.trunk, self.site, self.config, self.basis = vlm, trunk, site, config, basis
-        self.some = self._some(list(range(len(trunk))))
+        self.some = self._some(list(range(len(trunk))), tail)
         tail = self.some.tail
         shape, device = tail.shape, tail.inputs.device
         self.reads: list[Tensor] = []
@@ -122,9 +127,10 @@ class _Training:
             optimizer.step()
         return [self.found[edit] for edit in range(len(self.learned))]
 
-    def _some(self, edits: Sequence[int]) -> _Some:
-        part = self.trunk if len(edits) == len(self.trunk) else self.trunk.select(list(edits))
-        tail = self.vlm.site_tail(part, self.site)
+    def _some(self, edits: Sequence[int], tail: SiteTail | None = None) -> _Some:
+        if tail is None:
+            part = self.trunk if len(edits) == len(self.trunk) else self.trunk.select(list(edits))
+            tail = self.vlm.site_tail(part, self.site)
         places, there = _padded(tail.rows, len(edits))
         answers, said = _padded(tail.target_rows, len(edits))
         return _Some(tail, list(edits), places, there, answers, said)

@@ -10,6 +10,7 @@ from ..codebook.scope import Anchors, Scope, anchor_picture, distance, radius
 from ..data.case import EditRequest
 from ..errors import VLEditError
 from ..vlm.base import VLM, Site, Trunk
+from ..vlm.tail import SiteTail
 from . import own_reach
 from .adversary import random_pictures
 from .fitting import Fitted
@@ -36,6 +37,7 @@ class Begun:
         request: with an opened picture.
         error: what is raised when the edit is made; all below is None then.
         trunk: of the edit with its answer; `together`: of all edits that were begun with the first of them.
+        tail: what is above the site, for the rows of `together`, or of `trunk` where the edit was begun alone.
         fitted: its transformation where it was trained already.
         seconds: what it took, its share where several were begun together.
     """
@@ -47,6 +49,7 @@ class Begun:
     radius_from: str = ""
     trunk: Trunk | None = None
     together: Trunk | None = None
+    tail: SiteTail | None = None
     fitted: Fitted | None = None
     seconds: float = 0.0
 
@@ -81,7 +84,9 @@ class Scoping:
         if not going:
             return found
         answered = [Row(requests[place].image, requests[place].question, requests[place].answer) for place in going]
-        trunk, keys = run(self.vlm, self.site, answered, [row for some in rows for row in some], self.config.tokens)
+        trunk, tail, keys = run(
+            self.vlm, self.site, answered, [row for some in rows for row in some], self.config.tokens
+        )
         start = len(going)
         for number, place in enumerate(going):
             own = keys[start : start + len(rows[number])]
@@ -94,8 +99,12 @@ class Scoping:
             found[place] = replace(found[place], scope=scope, radius_from=radius_from, trunk=trunk.select([number]))
         kept = [number for number, place in enumerate(going) if found[place].trunk is not None]
         if len(kept) > 1 or (kept and len(requests) > 1):
-            first = going[kept[0]]
-            found[first] = replace(found[first], together=trunk if len(kept) == len(trunk) else trunk.select(kept))
+            first, whole = going[kept[0]], len(kept) == len(trunk)
+            found[first] = replace(
+                found[first], together=trunk if whole else trunk.select(kept), tail=tail if whole else None
+            )
+        elif kept:
+            found[going[0]] = replace(found[going[0]], tail=tail)
         return found
 
     def _begun(self, request: EditRequest) -> Begun:

@@ -18,6 +18,7 @@ from ..vlm.base import VLM, Site, Trunk
 from ..vlm.columns import UnpackableError
 from ..vlm.forest import Forest
 from ..vlm.surroundings import lasting
+from ..vlm.tail import SiteTail
 from .answering import pool
 
 EDITS = 16
@@ -44,12 +45,15 @@ class Row:
 
 
 @lasting
-def run(vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], tokens: str) -> tuple[Trunk, Tensor]:
-    """One trunk with a row for each of `answered`, all of which have answers; and the keys of these rows, then of `others`.
+def run(
+    vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], tokens: str
+) -> tuple[Trunk, SiteTail, Tensor]:
+    """One trunk with a row for each of `answered`, all of which have answers, and the rest of the model above the site, ready for
+    training; and the keys of these rows, then of `others`.  The site's layer runs once for each row.
 
     Args:
         tokens: what keys are pooled over, see `pool_key`.
-    Returns: (trunk, (len(answered) + len(others), in) float32 on the CPU).
+    Returns: (trunk, its tail, (len(answered) + len(others), in) float32 on the CPU).
     """
     rows = [*answered, *others]
     if tokens != "prompt+answer":  # a forest leaves out an answer's last token
@@ -58,11 +62,11 @@ def run(vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], to
         except UnpackableError:
             pass
     trunk = vlm.trunk(_encoded(vlm, answered), site.layer)
-    keys = [pool(vlm.site_input(trunk, site), trunk.encoded, tokens)]
+    tail, keys = _tail(vlm, site, trunk, tokens)
     for start in range(0, len(others), ROWS):
         encoded = _encoded(vlm, others[start : start + ROWS])
         keys.append(pool(vlm.site_input(vlm.trunk(encoded, site.layer), site), encoded, tokens))
-    return trunk, torch.cat(keys)
+    return trunk, tail, torch.cat(keys)
 
 
 def _encoded(vlm: VLM, rows: Sequence[Row]) -> Any:
@@ -71,7 +75,13 @@ def _encoded(vlm: VLM, rows: Sequence[Row]) -> Any:
     return vlm.encode([row.image for row in rows], [row.question for row in rows], given)
 
 
-def _grown(vlm: VLM, site: Site, rows: Sequence[Row], answered: int, tokens: str) -> tuple[Trunk, Tensor]:
+def _tail(vlm: VLM, site: Site, trunk: Trunk, tokens: str) -> tuple[SiteTail, list[Tensor]]:
+    """The tail of a trunk, and the keys of its rows, which are read while the tail runs the site's layer."""
+    keys: list[Tensor] = []
+    return vlm.site_tail(trunk, site, lambda entered: keys.append(pool(entered, trunk.encoded, tokens))), keys
+
+
+def _grown(vlm: VLM, site: Site, rows: Sequence[Row], answered: int, tokens: str) -> tuple[Trunk, SiteTail, Tensor]:
     forest = Forest.grow(
         vlm,
         site.layer,
@@ -80,8 +90,8 @@ def _grown(vlm: VLM, site: Site, rows: Sequence[Row], answered: int, tokens: str
         [[] if row.answer is None else [row.answer] for row in rows],
     )
     trunk = forest.trunk([(row, 0) for row in range(answered)])
-    keys = [pool(vlm.site_input(trunk, site), trunk.encoded, tokens)]
+    tail, keys = _tail(vlm, site, trunk, tokens)
     for start in range(answered, len(rows), ROWS):
         part = forest.trunk([(row, None) for row in range(start, min(start + ROWS, len(rows)))])
         keys.append(pool(vlm.site_input(part, site), part.encoded, tokens))
-    return trunk, torch.cat(keys)
+    return trunk, tail, torch.cat(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -189,8 +190,12 @@ class Running:
             raise InputError(f"site: layer {layer} lies below the trunk, which starts at layer {trunk.layer}.")
 
     @lasting
-    def site_tail(self, trunk: Trunk, site: Site | str) -> SiteTail:
-        """The part of the model above a site, prepared for training a transformation on the batch's answers."""
+    def site_tail(self, trunk: Trunk, site: Site | str, read: Callable[[Tensor], object] | None = None) -> SiteTail:
+        """The part of the model above a site, prepared for training a transformation on the batch's answers.
+
+        Args:
+            read: called once with what `site_input` would give, (B, T, in), so that the site's layer need not run for it again.
+        """
         from .tail import SiteTail
 
-        return SiteTail(self, trunk, self.resolve_site(site))
+        return SiteTail(self, trunk, self.resolve_site(site), read)

@@ -50,11 +50,14 @@ class SiteTail:
         targets: (n,) int64 token ids, row after row.
         target_rows: (n,) int64, the batch row of each target.
 
+    Args:
+        read: called once with what enters the site at every position, (B, T, in), as `site_input` gives it.
+
     Raises:
         InputError: the batch was encoded without answers, or the site lies below the trunk.
     """
 
-    def __init__(self, vlm: Layered, trunk: Trunk, site: Site | str):
+    def __init__(self, vlm: Layered, trunk: Trunk, site: Site | str, read: Callable[[Tensor], object] | None = None):
         encoded = trunk.encoded
         if not bool(encoded.answer_mask.any()):
             raise InputError("answers: the batch was encoded without answers; there is nothing to train on.")
@@ -69,7 +72,7 @@ class SiteTail:
         self.positions = encoded.predict_mask if self._is_last else self._seen()
         self.rows = self.positions.nonzero()[:, 0]
         self.predicts = encoded.predict_mask[self.positions]
-        self._read_layer()
+        self._read_layer(read)
 
     def _seen(self) -> Tensor:
         """(B, T) bool: tokens at or before the last position that predicts something."""
@@ -77,7 +80,7 @@ class SiteTail:
         before_end = encoded.predict_mask.flip(1).cumsum(1).flip(1) > 0
         return encoded.attention_mask.bool() & before_end
 
-    def _read_layer(self) -> None:
+    def _read_layer(self, read: Callable[[Tensor], object] | None) -> None:
         """Runs the site's layer once and keeps what its MLP needs, at the needed positions."""
         vlm, layer = self.vlm, self.vlm.layers[self.site.layer]
         places = {role: place(layer, role) for role in {*roles(layer), self.site.role} - {LAYER} | {self.site.role}}
@@ -91,7 +94,10 @@ class SiteTail:
             ):
                 self._layer_output = layer(trunk.hidden, **self._call.inputs)
             at = {role: self._pick(places[role].read(value), shape) for role, value in outputs.items()}
-            self.inputs = self._pick(places[self.site.role].take(*given["site"]), shape)
+            entered = places[self.site.role].take(*given["site"]).reshape(*shape, -1)
+            self.inputs = self._pick(entered, shape)
+            if read is not None:
+                read(entered)
             self._check_routing(places[self.site.role], given["site"], shape)
             self._base = at[self.site.role]
             self._rest = None
