@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from packed import use, write_cases, write_texts
 
 ROOT = Path(__file__).parent.parent
 MINUTES = 18.0
@@ -48,80 +49,23 @@ GRACE = 60.0
 
 def pack(folder: Path, count: int, seed: int) -> None:
     """Writes the pack."""
-    import numpy as np
-    from PIL import Image
-
     from vledit.cli.benchmark_files import BenchmarkFiles
-    from vledit.data import case_file
     from vledit.data.benchmarks import spread
     from vledit.data.devqa import DevQA, index_of
     from vledit.editors.training.cases import training_case
-    from vledit.retrieval import encoder
-    from vledit.vlm.pictures import open_picture, picture_key
 
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pool = BenchmarkFiles.of("icons", None, None, None, False, False, False, "").cases("train")
     # with the cells of De-VQA, which only `mend_adv` asks for and chooses by name
     wrapped = DevQA(pool, index_of(pool), seed).wrap_all(spread(list(pool), count if count < len(pool) else 0))
     cases = [training_case(case, 1, seed) for case in wrapped]
 
-    def kept(image: Any) -> Path | None:
-        if image is None:
-            return None
-        path = pictures / f"{picture_key(image)[:24].replace('/', '-')}.webp"
-        if not path.exists():
-            opened = open_picture(image)
-            opened.save(path, lossless=True, method=4)
-            with Image.open(path) as again:
-                assert again.convert("RGB").tobytes() == opened.tobytes()
-        return path
-
-    from dataclasses import replace
-
-    def filed(case: Any) -> Any:
-        cells = {
-            family: {
-                cell: tuple(replace(probe, image=kept(probe.image)) for probe in probes)
-                for cell, probes in getattr(case, family).items()
-            }
-            for family in ("generality", "locality")
-        }
-        return replace(case, request=replace(case.request, image=kept(case.request.image)), **cells)
-
-    found = [filed(case) for case in cases]
-    case_file.write(found, folder / "cases.jsonl")
-    texts: dict[str, None] = {}
-    for case in found:
-        request = case.request
-        statements = [request.question, *request.rephrases, f"{request.question} {request.answer}"]
-        for text in (*statements, *(probe.question for _, _, _, probe in case.probes())):
-            texts[" ".join(text.split())] = None
-    vectors = encoder().encode(list(texts))
-    np.savez(folder / "texts.npz", vectors=vectors)
-    (folder / "texts.json").write_text(json.dumps(list(texts), ensure_ascii=False))
+    found = write_cases(cases, folder / "cases.jsonl")
+    texts = write_texts(found, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{len(found)} edits, {len(list(pictures.iterdir()))} pictures, {len(texts)} texts: {size / 1e6:.1f} MB")
-
-
-class Written:
-    """A sentence encoder whose vectors were written into a pack."""
-
-    name = "all-MiniLM-L6-v2"
-
-    def __init__(self, folder: Path):
-        import numpy as np
-
-        vectors = np.load(folder / "texts.npz")["vectors"]
-        self._vectors = dict(zip(json.loads((folder / "texts.json").read_text()), vectors, strict=True))
-        self.dim, self.fingerprint = vectors.shape[1], f"written in {folder.name}"
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        import numpy as np
-
-        if not texts:
-            return np.zeros((0, self.dim), np.float32)
-        return np.stack([self._vectors[" ".join(text.split())] for text in texts])
+    print(
+        f"{len(found)} edits, {len(list((folder / 'pictures').iterdir()))} pictures, {texts} texts: {size / 1e6:.1f} MB"
+    )
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------------
@@ -140,10 +84,7 @@ def one(options: argparse.Namespace) -> None:
     from vledit.editors.training.fitting import Fitting, fitting_class
 
     if options.pack:
-        from vledit.editors import features
-
-        written = Written(options.pack)
-        features.encoder = lambda name: written  # type: ignore[assignment]
+        use(options.pack)
         annotations = options.pack / "cases.jsonl"
         files = BenchmarkFiles.of("cases", annotations, [options.pack], None, False, False, False, "")
         cases = files.cases("train")

@@ -3,6 +3,8 @@
     .venv/bin/python benchmarks/leaderboard.py --runs runs/leaderboard --jobs 2
     .venv/bin/python benchmarks/leaderboard.py --runs runs/leaderboard --jobs 16 --device cuda --seconds 400 --fit-minutes 3
 
+    python benchmarks/leaderboard.py --pack PACK --no-fits --jobs 16 --device cuda    on a machine without data: see packed.py
+
 Each fit and each (protocol, editor) is one process of `vledit fit` or `vledit bench` with a log and a results file of its own, so
 a run that ends at `--seconds`, or is killed, goes on with the same command where each file stopped; what is finished is not run
 again.
@@ -48,6 +50,8 @@ EDITORS: Mapping[str, str] = {
     "lemoe": "lemoe",
     "liveedit": "liveedit",
     "hice": "hice",
+    "ft-adv": "ft:adversarial=all",
+    "balancedit-adv": "balancedit:adversarial=all",
 }
 """Name in the tables → what `vledit bench --editors` is given."""
 
@@ -65,6 +69,7 @@ class Job:
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
     """All there is to do, the most wanted first."""
     common = ("--device", options.device, "--dtype", options.dtype)
+    others = f",companions={options.pack / 'companions.csv'}" if options.pack else ""
     batch = () if options.device == "cpu" else ("--batch-tokens", "8192")
     chosen = {name: spec for name, spec in EDITORS.items() if name in (options.only or EDITORS)}
     for name in chosen:
@@ -76,6 +81,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
             out = options.runs / protocol / f"{name}.jsonl"
             if _finished(out):
                 continue
+            spec += others if "adversarial" in spec else ""
             after = (f"fit-{name}",) if name in FITTED and not options.no_fits else ()
             yield Job(
                 f"{protocol}-{name}",
@@ -97,21 +103,14 @@ def _protocol(name: str, options: argparse.Namespace) -> tuple[str, ...]:
     at = lambda most: ",".join(str(n) for n in (*(n for n in (1, 10, 50, 200, 1000) if n < most), most))  # noqa: E731
     probes = ("--probes", str(options.probes), "--texts", "0")
     sequence = ("--protocol", "sequential", "--exact-only")
+    benchmark = {"text": "icons-text", "facts": "icons-facts"}.get(name, "icons")
+    data: tuple[str, ...] = ("--benchmark", benchmark)
+    if options.pack:
+        file = {"single": "single", "sequential": "sequence"}.get(name, name)
+        data = ("--benchmark", "cases", "--annotations", str(options.pack / f"{file}.jsonl"))
     if name == "single":
-        return ("--limit", str(options.edits), "--devqa", *probes)
-    if name == "sequential":
-        return ("--limit", str(options.sequence), *sequence, "--at", at(options.sequence), *probes)
-    benchmark = {"text": "icons-text", "facts": "icons-facts"}[name]
-    return (
-        "--benchmark",
-        benchmark,
-        "--limit",
-        str(options.sequence),
-        *sequence,
-        "--at",
-        at(options.sequence),
-        *probes,
-    )
+        return (*data, "--limit", str(options.edits), *(() if options.pack else ("--devqa",)), *probes)
+    return (*data, "--limit", str(options.sequence), *sequence, "--at", at(options.sequence), *probes)
 
 
 def _finished(path: Path) -> bool:
@@ -131,6 +130,8 @@ def run(todo: list[Job], options: argparse.Namespace) -> dict[str, dict]:
     ended: dict[str, dict] = {}
     names = {job.name for job in todo}
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    packed = (str(Path(__file__).parent / "packed.py"), "use", str(options.pack))
+    program = packed if options.pack else ("-c", "from vledit.cli import main; main()")
     while todo or running:
         now = time.monotonic()
         for name, (process, since, job) in list(running.items()):
@@ -154,7 +155,7 @@ def run(todo: list[Job], options: argparse.Namespace) -> dict[str, dict]:
             todo.remove(job)
             with open(logs / f"{job.name}.log", "ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-c", "from vledit.cli import main; main()", *job.arguments],
+                    [sys.executable, *program, *job.arguments],
                     stdout=log,
                     stderr=log,
                     env=environment,
@@ -180,6 +181,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0, help="stop all after this time; 0: run to the end")
     parser.add_argument("--fit-minutes", type=float, default=20, help="most that one fit may take")
     parser.add_argument("--no-fits", action="store_true", help="use what is fitted already")
+    parser.add_argument(
+        "--pack", type=Path, help="edits and vectors of benchmarks/packed.py, in place of the benchmarks"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
