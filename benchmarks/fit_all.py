@@ -30,7 +30,7 @@ MINUTES = 18.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "serac": {"steps": 2000, "batch": 4, "cases": 300},
     "lte": {"steps": 2000, "batch": 4, "cases": 300},
-    "recipe": {"steps": 4000, "batch": 6, "cases": 300},
+    "recipe": {"steps": 4000, "batch": 6, "cases": 300, "contrast_steps": 8},
     "liveedit": {"steps": 4000, "batch": 6, "cases": 300, "width": 192},
     "mend": {"steps": 1500, "cases": 150},
     "mend_adv": {"steps": 1500, "cases": 150},
@@ -39,6 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Editor → settings of its fitting; the time budget ends those that have more steps than time."""
 CURVED = tuple(name for name in SETTINGS if name != "hice")
 """Editors with a learning curve; the gate of hice is solved for in closed form."""
+WORDINGS = 4
+"""Questions of a cell that a pack keeps where they are about the edit's own picture: `recipe` reads more of them than one."""
 LARGEST = 8_000_000
 GRACE = 60.0
 """Seconds beyond its budget after which a fitting is ended: its last step and writing are not in it."""
@@ -58,7 +60,7 @@ def pack(folder: Path, count: int, seed: int) -> None:
     pool = BenchmarkFiles.of("icons", None, None, None, False, False, False, "").cases("train")
     # with the cells of De-VQA, which only `mend_adv` asks for and chooses by name
     wrapped = DevQA(pool, index_of(pool), seed).wrap_all(spread(list(pool), count if count < len(pool) else 0))
-    cases = [training_case(case, 1, seed) for case in wrapped]
+    cases = [with_wordings(training_case(case, 1, seed), training_case(case, WORDINGS, seed)) for case in wrapped]
 
     found = write_cases(cases, folder / "cases.jsonl")
     texts = write_texts(found, folder)
@@ -66,6 +68,24 @@ def pack(folder: Path, count: int, seed: int) -> None:
     print(
         f"{len(found)} edits, {len(list((folder / 'pictures').iterdir()))} pictures, {texts} texts: {size / 1e6:.1f} MB"
     )
+
+
+def with_wordings(case: Any, wide: Any) -> Any:
+    """The case with those probes of a wider one, too, that ask about the edit's own picture."""
+    from dataclasses import replace
+
+    from vledit.editors.recipe_fit import same_picture
+
+    def more(family: str, cell: str, probes: Any) -> Any:
+        own = [one for one in getattr(wide, family)[cell] if same_picture(one.image, case.request.image)]
+        asked = {one.question for one in probes}
+        return (*probes, *(one for one in own if one.question not in asked))
+
+    cells = {
+        family: {cell: more(family, cell, probes) for cell, probes in getattr(case, family).items()}
+        for family in ("generality", "locality")
+    }
+    return replace(case, **cells)
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------------

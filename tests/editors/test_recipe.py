@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.contract.fitted import fitted
 from tests.vlm.models import QUESTIONS, picture, tiny
-from vledit.data.case import EditRequest
+from vledit.data.case import EditCase, EditRequest
 from vledit.editors.answering import answer_with
 from vledit.editors.edited_model import EditedModel
 from vledit.editors.effect import Effect, Insert, decided
@@ -136,11 +136,37 @@ def test_every_parameter_learns_and_the_loss_falls(vlm, tmp_path):
 
     job.start()
     with torch.enable_grad():
-        torch.stack(list(job.losses(0, random.Random(0)).values())).sum().backward()
+        spoken, light = job.losses(0, random.Random(0)), job.light_losses(0, random.Random(0))
+        torch.stack([*spoken.values(), *light.values()]).sum().backward()
     for name, parameter in job.module.named_parameters():
         assert parameter.grad is not None, name
         assert float(parameter.grad.abs().max()) > 0, name
         assert bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_contrast_terms_have_steps_of_their_own_or_are_part_of_the_models(vlm, tmp_path):
+    """With steps of their own they are learnt from the edits' vectors alone, and the pool grows until all edits are in it."""
+    import random
+
+    cases = [EditCase(EditRequest(picture(n), QUESTIONS[0], "tea", (), f"{n}"), {}, {}) for n in range(5)]
+    method = fitting_class("recipe")
+    small = {"width": 16, "contrast": 2}
+    apart, joint = (
+        RecipeJob.of(Fitting(vlm, cases, tmp_path, method.FitConfig(**small, contrast_steps=count))) for count in (4, 0)
+    )
+    assert (apart.light_steps, joint.light_steps) == (4, 0)
+    assert set(apart.losses(0, random.Random(0))) == {"edit"}
+    assert set(joint.losses(0, random.Random(0))) == {"edit", "own", "sentinel"}
+    seen = []
+    apart._contrast = lambda numbers, draw: seen.append(set(numbers)) or {}
+    for step, size in ((0, 2), (1, 4), (9, 5)):
+        seen.clear()
+        for part in range(40):
+            apart.light_losses(step, random.Random(part))
+        assert all(len(one) == 2 for one in seen)
+        assert len(set.union(*seen)) == size
+    with pytest.raises(InputError, match="contrast_steps"):
+        method.FitConfig(contrast_steps=-1)
 
 
 def test_unfit_settings_and_a_model_without_a_fitting_are_told(vlm):

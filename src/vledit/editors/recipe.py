@@ -4,7 +4,9 @@ Source: Chen et al., Lifelong Knowledge Editing via Continuous Prompt Learning, 
 LiveEdit's version, which De-VQA ran.  Departures from that, each for a defect of it: the picture stays in the input; question
 and statement are read together with their pictures; the query is the question, never question and answer.  And one for the
 sentence encoder, which is a frozen one here: its vector does not say of which tokens an unseen answer consists, so the embeddings
-begin as the model's own of these, and what is learnt is added.
+begin as the model's own of these, and what is learnt is added.  And one for few training edits: both heads begin alike, as one
+random projection, so that a query's score begins as the likeness of its question and picture to those of the edit; from unlike
+heads a few hundred edits teach that likeness for these edits alone.
 """
 
 from __future__ import annotations
@@ -52,16 +54,26 @@ class RecipeFit(AdversarialFit):
     tokens: int = setting(6, "embeddings that an edit becomes")
     width: int = setting(256, "length of the vectors that are compared")
     contrast: int = setting(32, "edits that the contrast terms compare per step")
+    contrast_steps: int = setting(
+        8, "steps on the contrast terms alone before each step that runs the model; 0: they are part of that step"
+    )
+    wordings: int = setting(4, "rewordings of a question, and other questions about its picture, in the contrast terms")
     learning_rate: float = setting(1e-3, "Adam's learning rate")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tokens", "width", "contrast"):
+        for name in ("tokens", "width", "contrast", "wordings"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
+        if self.contrast_steps < 0:
+            raise InputError(f"contrast_steps: {self.contrast_steps} given; it must not be negative.")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate: {self.learning_rate} given; it must be positive.")
+
+
+ALIKE = 0.7
+"""Standard deviation of the weights of the projection that both heads begin as: its scores tell the edits of a batch apart."""
 
 
 class Head(nn.Module):
@@ -98,12 +110,23 @@ class RecipeNetwork(nn.Module):
         self.register_buffer("scale", torch.tensor(scale))
         inputs = texts + pictures + 1
         self.statement, self.query = Head(inputs, width), Head(inputs, width)
-        self.sentinel = nn.Parameter(torch.randn(inputs) / inputs**0.5)
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, tokens * embedding)
+        self.sentinel = nn.Parameter(torch.randn(inputs) / inputs**0.5)
+        self._begin_alike()
         self.words = nn.Linear(embedding, embedding)
         nn.init.eye_(self.words.weight)
         nn.init.zeros_(self.words.bias)
         self.tokens, self.width = tokens, width
+
+    @torch.no_grad()
+    def _begin_alike(self) -> None:
+        nn.init.normal_(self.query.first.weight, std=ALIKE)
+        for part in (self.query.first, self.query.second):
+            nn.init.zeros_(part.bias)
+        self.query.second.weight.mul_(0.1)
+        self.statement.load_state_dict(self.query.state_dict())
+        self.sentinel[-1] = 2.0  # "there is a picture": about as like to every request as its own edit is
+        self.outer.weight.mul_(0.02)  # so that the embeddings begin as the words
 
     def seen(self, texts: Tensor, pictures: Tensor) -> Tensor:
         """(N, D), (N, H) → (N, inputs)."""

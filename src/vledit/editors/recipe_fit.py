@@ -2,6 +2,9 @@
 
 Source: Chen et al., EMNLP 2024, Sec. 4.3; all terms weigh 1.  The language model is frozen, but gradients go through all of it,
 as the embeddings stand at its input: no part of it can be kept between steps.
+
+The contrast terms need sentence and picture vectors only, which are computed once.  With `contrast_steps` they are not part of
+the few steps that run the model, but have many steps of their own between these.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.case import EditCase, Probe
+from ..data.case import EditCase, LazyPicture, Probe
 from ..vlm.acting import acting
 from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .cited_cases import opened
 from .features import MEAN_OF, Features
 from .ft_v import forced_logits
 from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
+from .training.cases import order, training_case
 from .training.loop import settling
 from .training.losses import kl_from_base
 from .training.requests import Forced, Requests
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
 
 LEAD = 1.2
 """A token whose probability is so many times the runner-up's is learnt and no longer counts; the sentinel alike."""
+
+CALM = 0.2
+"""Share of the learning rate for what makes the embeddings."""
 
 
 class RecipeJob:
@@ -68,8 +75,11 @@ class RecipeJob:
         self.module.mean.copy_(self.features.mean_of([opened(case.request.image) for case in self.cases[:MEAN_OF]]))
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
+        """Adam; what makes embeddings of a statement learns at a lower rate, as a statement's numbers are large."""
+        rate, module = self.settings.learning_rate, self.module
+        makes = [*module.inner.parameters(), *module.outer.parameters()]
+        rest = [one for one in module.parameters() if not any(one is other for other in makes)]
+        return torch.optim.Adam([{"params": rest, "lr": rate}, {"params": makes, "lr": rate * CALM}])
 
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
         """As `losses_of`, of one edit."""
@@ -77,11 +87,25 @@ class RecipeJob:
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The terms of some edits: their answers in scope, the base's answers out of scope and in the adversarial terms, and the
-        contrast over these edits and some more."""
+        contrast over these edits and some more, unless that has steps of its own."""
         numbers = list(dict.fromkeys(numbers))
+        if self.light_steps:
+            return self._spoken(numbers, draw)
         others = [other for other in range(len(self)) if other not in numbers]
         some = [*numbers, *draw.sample(others, min(max(self.settings.contrast - len(numbers), 0), len(others)))]
         return {**self._spoken(numbers, draw), **self._contrast(some, draw)}
+
+    @property
+    def light_steps(self) -> int:
+        """Steps on the contrast alone before each step that runs the model."""
+        return self.settings.contrast_steps
+
+    def light_losses(self, step: int, draw: random.Random) -> Mapping[str, Tensor]:
+        """The contrast over edits drawn from a pool, which grows by `contrast` edits a step, so that the reading of their
+        pictures is spread over the first steps."""
+        size = self.settings.contrast
+        pool = order(len(self), 0, self.settings.seed)[: size * (step + 1)]
+        return self._contrast(draw.sample(pool, min(size, len(pool))), draw)
 
     # --- what the model says with the embeddings --------------------------------------------------------------------
 
@@ -174,13 +198,35 @@ class RecipeJob:
         seen = self._seen[number]
         if "statement" not in seen:
             request = self.cases[number].request
-            probes = [*inside, *seen["outside"]]
+            more = self._more_texts(number)
+            inside = [*inside, *(probe for known, probe in more if known)]
+            probes = [*inside, *seen["outside"], *(probe for known, probe in more if not known)]
             seen["words"] = answer_words(self.vlm, request, self.settings.tokens)
             seen["statement"] = self.features.questions([f"{request.question} {request.answer}"])
             seen["questions"] = self.features.questions([probe.question for probe in probes])
             seen["pictures"] = self.features.pictures([probe.image for probe in probes])
             seen["n_inside"] = len(inside)
         return {**seen, "inside": seen["n_inside"]}
+
+    def _more_texts(self, number: int) -> list[tuple[bool, Probe]]:
+        """(in scope?, probe) of more questions about the edit's own picture, which cost no look at another one."""
+        settings, own = self.settings, self.cases[number]
+        if settings.wordings <= settings.per_cell:
+            return []
+        wide = training_case(self.fitting.cases[number], settings.wordings, settings.seed)
+        known = {probe.question for _, probe in usual_probes(own) if same_picture(probe.image, own.request.image)}
+        return [
+            (inside, probe)
+            for inside, probe in usual_probes(wide)
+            if same_picture(probe.image, own.request.image) and probe.question not in known
+        ]
+
+
+def same_picture(one: Any, other: Any) -> bool:
+    """Whether two pictures are one and the same by name; pictures without a name are compared by identity."""
+    if isinstance(one, LazyPicture) and isinstance(other, LazyPicture):
+        return one.key == other.key
+    return one is other or (isinstance(one, str | Path) and isinstance(other, str | Path) and str(one) == str(other))
 
 
 def hinge(logits: Tensor, targets: Tensor) -> Tensor:

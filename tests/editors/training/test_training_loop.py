@@ -320,3 +320,52 @@ def test_cases_of_a_step_are_given_at_once_to_a_job_that_takes_them_together(tmp
     run(Together(), tmp_path / "all")
     one, both = ([line["fit"] for line in read_log(tmp_path / name)] for name in ("one", "all"))
     assert both == pytest.approx(one, rel=1e-4)
+
+
+class Light(Job):
+    """With light steps, whose loss depends on step and draw."""
+
+    light_steps = 3
+
+    def light_losses(self, step, draw):
+        return {"light": (self.module[3].weight - draw.random() - step).pow(2).mean()}
+
+
+def test_light_steps_are_steps_of_the_optimiser_before_each_step_and_resume_to_the_same_bits(tmp_path):
+    run(Light(), tmp_path / "whole", clip=1.0, rate=settling)
+    with pytest.raises(KeyboardInterrupt):
+        run(Light(17), tmp_path / "cut", clip=1.0, rate=settling)
+    run(Light(), tmp_path / "cut", clip=1.0, rate=settling)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+    # two steps by hand: 3 light ones and one on two cases each, with one state of Adam
+    run(Light(), tmp_path / "two", settings={"steps": 2, "log_every": 1})
+    hand = Light()
+    adam, means = hand.optimizer(), []
+    hand.start()
+    with torch.enable_grad():
+        for step in range(2):
+            torch.manual_seed(random.Random(f"0/torch/{step}").getrandbits(63))
+            values = []
+            for part in range(3):
+                adam.zero_grad()
+                loss = hand.light_losses(step, random.Random(f"0/light/{step}/{part}"))["light"]
+                loss.backward()
+                adam.step()
+                values.append(float(loss.detach()))
+            means.append(sum(values) / 3)
+            adam.zero_grad()
+            order = _order(5, 0)
+            for part in range(2):
+                terms = hand.losses(order[2 * step + part], random.Random(f"0/step/{step}/{part}"))
+                (sum(terms.values()) / 2).backward()
+            adam.step()
+    for name, tensor in artefact.read(tmp_path / "two", "toy", VLM).tensors.items():
+        assert torch.allclose(tensor.double(), hand.module.state_dict()[name].double(), atol=1e-6), name
+    assert [line["light"] for line in read_log(tmp_path / "two")] == pytest.approx(means, rel=1e-4)
+
+
+def _order(count, epoch):
+    numbers = list(range(count))
+    random.Random(f"0/epoch/{epoch}").shuffle(numbers)
+    return numbers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,7 +67,9 @@ class Job(Protocol):
     def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
         """The terms, already weighted, whose sum is minimised, on case `number`.
 
-        A job that also has `losses_of(numbers, draw)` is given all cases of a step at once: their mean terms.
+        A job that also has `losses_of(numbers, draw)` is given all cases of a step at once: their mean terms.  One that has
+        `light_steps` (a number) and `light_losses(step, draw)` takes so many steps of the optimiser on these terms before each
+        step on its cases: for terms that need no run of the model, which cost little beside those that do.
         """
         ...
 
@@ -166,9 +168,31 @@ class _Run:
         if self.rate is not None:
             for group, highest in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = highest * self.rate(self._progress(), settings.steps)
+        sums: dict[str, float] = {}
+        light = int(getattr(self.job, "light_steps", 0))
+        for part in range(light):
+            draw = random.Random(f"{settings.seed}/light/{self.step}/{part}")
+            terms = self.job.light_losses(self.step, draw)  # type: ignore[attr-defined]
+            taken = self._descend([(terms, 1.0)])
+            for name in terms:
+                sums[name] = sums.get(name, 0.0) + taken[name] / light
+        sums.update(self._descend(self._terms()))
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+        self.window.append(sums)
+        if self.progress is not None:
+            self.progress(self.step, settings.steps, sums)
+        last = self.step == settings.steps
+        if self.step % settings.log_every == 0 or last:
+            self._log()
+        if self.step % settings.save_every == 0 or last:
+            self._save()
+
+    def _descend(self, parts: Iterable[tuple[Mapping[str, Tensor], float]]) -> dict[str, float]:
+        """One step of the optimiser on terms with their shares; the values of the terms, and the gradient's norm."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
-        for terms, share in self._terms():
+        for terms, share in parts:
             if terms:
                 loss = torch.stack([term.float() for term in terms.values()]).sum() * share
                 if not bool(torch.isfinite(loss)):
@@ -183,16 +207,7 @@ class _Run:
         if self.clip is not None:
             sums["gradient"] = float(nn.utils.clip_grad_norm_(parameters, self.clip))
         self.optimizer.step()
-        self.step += 1
-        self.seconds += time.perf_counter() - began
-        self.window.append(sums)
-        if self.progress is not None:
-            self.progress(self.step, settings.steps, sums)
-        last = self.step == settings.steps
-        if self.step % settings.log_every == 0 or last:
-            self._log()
-        if self.step % settings.save_every == 0 or last:
-            self._save()
+        return sums
 
     def _terms(self) -> Iterator[tuple[Mapping[str, Tensor], float]]:
         """The terms of the cases of this step, each with its share of the loss."""
