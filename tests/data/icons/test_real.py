@@ -95,7 +95,7 @@ def test_there_are_enough_edits(data):
 def test_the_card_counts_what_is_there(data):
     text = card.data_card(data)
     assert f"{len(data.concepts)} concepts, {len(data.drawings)} drawings" in text
-    assert "nominatively" in text
+    assert "trademarks of their owners" in text
     assert all(
         f"| {hand} | {'validation' if hand in VALIDATION_HANDS else 'test'} |" in text for hand in HELD_OUT_HANDS
     )

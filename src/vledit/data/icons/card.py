@@ -13,31 +13,31 @@ from vledit.data.icons.splits import HELD_OUT_HANDS, VALIDATION_HANDS
 INTRODUCTION = """\
 # Data card: `icons`
 
-Real pictures of real things, from icon sets that people drew and published on npm: the same thing by five to twenty
-hands. Three domains: **things** (emoji nouns), **flags** (countries), **brands** (marks). Built on the user's machine
-by `vledit data build icons` from packages pinned in `package-lock.json`; no picture is part of this repository.
+Drawings from icon sets that were published on npm, of each concept by several vendors. There are three domains: **things**
+(emoji of nouns), **flags** (of countries) and **brands** (their marks). The data set is built on your machine by
+`vledit data build icons`, from packages pinned in `package-lock.json`; this repository contains no picture.
 
-Each drawing is rendered to 192 x 192 RGBA, cut to its edges. Drawings of one concept that repeat each other
-(correlation above 0.97 at 32 x 32) are kept once. Drawings of one dark colour are "mono" and shown in varied inks, a
-brand's in its own colour. Pictures for a model are composites on varied backgrounds.
+Each drawing is cropped to its edges and rendered at 192 x 192 RGBA. Of drawings of one concept that are nearly identical
+(correlation above 0.97 at 32 x 32) one is kept. Drawings in a single dark colour ("mono") are shown in various colours, those
+of a brand in the brand's own colour. The pictures that a model sees are drawings on varied backgrounds.
 """
 
 LIMITS = """\
-## What it is not
+## Limits
 
-- Drawings, not photographs: what holds here need not hold on photographs.
-- Names are what an English speaker would call the drawing; two emoji of one name are one concept ("dog face", "dog").
-- Facts are those of the packages below, with the corrections in `flags.py`; capitals, currencies and the order of
-  official languages are simplified to one answer (the currency's common name: "peso"), and may be disputed or change.
-- Countries: the members and observers of the United Nations; Monaco (as Indonesia) and Chad (as Romania) are left out
-  because their flags cannot be told apart. The list is no statement about any territory.
-- Icons that show something else than their name says are listed in `exclusions.py`; there will be more.
+- These are drawings, not photographs: results here may not hold on photographs.
+- Names are what an English speaker would call the drawing; two emoji with the same name are one concept ("dog face", "dog").
+- The facts come from the packages named above, with the corrections in `flags.py`. Capitals, currencies and official
+  languages are simplified to one answer (for a currency its common name, such as "peso"); they may be disputed or change.
+- The countries are the members and observers of the United Nations. Monaco (same flag as Indonesia) and Chad (same as
+  Romania) are left out because their flags cannot be distinguished. The list is no statement about any territory.
+- Icons that do not show what their name says are excluded in `exclusions.py`; there will be others.
 
 ## Trademarks
 
-Brand marks are trademarks of their owners. They are used here nominatively: to ask which brand a mark belongs to.
-Nothing here is endorsed by any owner, no mark is shipped, and edits that rename a brand are experiments on a model's
-memory, not statements about a company. The licence of an icon set covers the drawing, not the mark.
+Brand marks are trademarks of their owners. They are used here only to ask which brand a mark belongs to. No owner endorses
+this data set, and no mark is shipped with it. Edits that rename a brand are experiments on a model's memory, not statements
+about a company. The licence of an icon set covers the drawing, not the mark.
 """
 
 
@@ -49,19 +49,19 @@ def data_card(data: IconData | None = None) -> str:
         f"Build `{data.version}`: {len(data.concepts)} concepts, {len(data.drawings)} drawings.\n",
         "## Counts\n",
         _table(
-            ["domain", "concepts", "drawings", "train", "held out", "hands", "drawings each (median)"], _counts(data)
+            ["domain", "concepts", "drawings", "train", "held out", "vendors", "drawings each (median)"], _counts(data)
         ),
-        "## Hands\n\nA hand is a vendor family; a held-out hand is never trained on, in any domain; "
-        "what validation shows, test does not.\n",
-        _table(["hand", "split", *DOMAINS], _hands(data)),
-        "## Wordings\n\nEach question is asked in many ways; validation and test wordings are never trained on.\n",
+        "## Vendors\n\nThe sets of one vendor are counted together. A held-out vendor is never used for training, in any domain; "
+        "validation and test have different vendors.\n",
+        _table(["vendor", "split", *DOMAINS], _hands(data)),
+        "## Wordings\n\nNumber of wordings of each question. Those of validation and test are never used for training.\n",
         _table(["domain", "kind", "train", "validation", "test"], _wordings()),
         "## Sources\n",
         _table(["set", "package", "version", "licence", "drawings kept"], _sources(data)),
         "Names, facts and colours: "
         + ", ".join(f"`{name}` {locked_versions().get(name, '')}" for name in _fact_packages())
-        + "; which names are brands, what they make, and what a person calls an emoji: hand-checked tables of this"
-        " repository (`brands.csv`, `things.csv`).\n",
+        + ". Which names are brands, what these brands make, and the everyday names of emoji are in tables of this repository that"
+        " were checked by hand (`brands.csv`, `things.csv`).\n",
         LIMITS,
     ]
     return "\n".join(parts)
