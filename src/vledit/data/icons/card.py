@@ -60,8 +60,8 @@ def data_card(data: IconData | None = None) -> str:
         _table(["set", "package", "version", "licence", "drawings kept"], _sources(data)),
         "Names, facts and colours: "
         + ", ".join(f"`{name}` {locked_versions().get(name, '')}" for name in _fact_packages())
-        + ". Which names are brands, what these brands make, and the everyday names of emoji are in tables of this repository that"
-        " were checked by hand (`brands.csv`, `things.csv`).\n",
+        + ". Which names are brands, what these brands make, and the everyday names of emoji are in tables of this repository"
+        " that were checked by hand (`brands.csv`, `things.csv`).\n",
         LIMITS,
     ]
     return "\n".join(parts)
