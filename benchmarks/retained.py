@@ -20,10 +20,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from vledit.cli.benchmark_files import BenchmarkFiles
 from vledit.cli.session import open_model
 from vledit.data.case import Probe
-from vledit.evaluate.bootstrap import wilson
+from vledit.evaluate.bootstrap import Estimate, share_interval
 
 
 def facts(names: list[str], split: str, most: int) -> tuple[list, list[Probe]]:
@@ -44,10 +46,17 @@ def answered(model, asked: list[tuple], rows: int = 8) -> list[str]:
     return found
 
 
-def share(right: list[bool]) -> dict:
-    """How many of how many, with a Wilson interval."""
-    low, high = wilson(sum(right) / len(right), len(right))
-    return {"n": len(right), "share": sum(right) / len(right), "low": low, "high": high}
+def share(right: list[bool]) -> Estimate:
+    """How many of how many, with an interval unless they are few."""
+    return share_interval(np.array(right, dtype=float))
+
+
+def recorded(found: Estimate | None) -> dict | None:
+    """As it stands in the file."""
+    if found is None:
+        return None
+    ends = {"low": found.low, "high": found.high} if found.has_interval else {"low": None, "high": None}
+    return {"n": found.n, "share": found.mean, **ends}
 
 
 def asked_again(model, requests: list, others: list[tuple], before: list[str]) -> dict:
@@ -88,12 +97,9 @@ def main() -> None:
         spent = time.process_time() - began
         row = {"edits": done, "active": len(model.codebook.active()), "cpu_seconds": round(spent, 1)}
         row |= asked_again(model, requests[:done], others, before)
-        rows.append(row)
-        text = ", ".join(
-            f"{name} {100 * one['share']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
-            for name, one in ((name, row[name]) for name in ("retained", "random_image_preserved"))
-            if one
-        )
+        shares = {name: row[name] for name in ("retained", "random_image_preserved")}
+        rows.append(row | {name: recorded(one) for name, one in shares.items()})
+        text = ", ".join(f"{name} {one}" for name, one in shares.items() if one is not None)
         print(f"{done} edits, {row['active']} active: {text}", flush=True)
         for one in row["lost"][:5]:
             print(f"  lost: {one['question']} → {one['answer']}; now {one['now']}", flush=True)

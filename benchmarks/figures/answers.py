@@ -39,7 +39,7 @@ def keys_like(vlm: Any, entry: Entry, count: int, rng: np.random.Generator) -> n
     Drawn around the mean of real keys from their own covariance, widened ten times.
     """
     asked = [f"What is the {word}?" for word in WORDS]
-    rows = read(vlm, vlm.resolve_site(entry.site), [picture(i) for i in range(len(asked))], asked)
+    rows = read(vlm, vlm.resolve_site(entry.key_site), [picture(i) for i in range(len(asked))], asked)
     spread = rows - rows.mean(0)
     mix = rng.normal(size=(count, len(rows))).astype(np.float32) / np.sqrt(len(rows))
     grain = rng.normal(scale=spread.std(), size=(1, rows.shape[1])).astype(np.float32)
@@ -95,7 +95,7 @@ def batch(bench: Bench, rows: int = 32) -> None:
     pictures = [picture(i) for i in range(rows)]
     edit = EditedModel(vlm).edit(vledit.EditRequest(pictures[0], QUESTION, ANSWER), transformation="span")
     model, base = EditedModel(vlm), EditedModel(vlm)
-    keys = read(vlm, vlm.resolve_site(edit.entry.site), pictures, [QUESTION] * rows)
+    keys = read(vlm, vlm.resolve_site(edit.entry.key_site), pictures, [QUESTION] * rows)
     for number, key in enumerate(keys):
         change = type(edit.entry.transformation).from_tensors(
             {name: tensor.clone() for name, tensor in edit.entry.transformation.tensors().items()}

@@ -21,7 +21,7 @@ SHARED = span()
 
 
 def edit(id, key, radius=1.0, **more):
-    placed = {name: more.pop(name) for name in ("site", "answer", "question", "status") if name in more}
+    placed = {name: more.pop(name) for name in ("site", "key_site", "answer", "question", "status") if name in more}
     return entry(id, scope(np.asarray(key, dtype=np.float32), radius, **more), transformation=SHARED, **placed)
 
 
@@ -266,6 +266,25 @@ def test_sites_and_distances_are_kept_apart():
         router.decide({"mean": [[2, 0]]})
     with pytest.raises(InputError, match="give a mapping"):
         router.decide([2.0, 0])
+
+
+def test_keys_that_are_read_at_one_site_compete_wherever_the_edits_act():
+    router = Router(
+        [
+            edit("a", [0, 0], 4.0, site="3.mlp.out", key_site="1.layer"),
+            edit("b", [3, 0], 4.0, site="5.mlp.out", key_site="1.layer"),
+        ]
+    )
+    assert router.queries() == (Query("1.layer", "mean", "full", "mean"),)
+    assert router.queries("3.mlp.out") == ()
+    assert router.sites() == ("3.mlp.out", "5.mlp.out")
+    found = router.decide(np.array([[1.0, 0], [2, 0]], dtype=np.float32), site="1.layer")
+    assert [(one.entry, one.site) for one in found] == [("a", "3.mlp.out"), ("b", "5.mlp.out")]
+    router.remove("a")
+    assert router.sites() == ("5.mlp.out",)
+    assert router.decide(np.array([[1.0, 0]], dtype=np.float32))[0].entry == "b"
+    with pytest.raises(InputError, match=r"Entry\.key_site: '-1\.layer'"):
+        edit("c", [0, 0], key_site="-1.layer")
 
 
 def test_queries_that_do_not_fit_are_named():

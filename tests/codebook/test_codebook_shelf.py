@@ -61,6 +61,26 @@ def without_shelf(path, tmp_path) -> list:
         return decided(bare)
 
 
+def test_keys_that_are_read_elsewhere_than_the_edit_acts_lie_on_a_shelf_too(tmp_path):
+    path = tmp_path / "below.vledit"
+    with Codebook.create(path, "model") as book, book.batch():
+        for number in range(COUNT):
+            book.add(one(number, key_site="1.layer"))
+    with Codebook.open(path):
+        pass
+    expected = without_shelf(path, tmp_path)
+    with Codebook.open(path) as book:
+        assert book._lazily is not None
+        assert [query.site for query in book.router.queries()] == ["1.layer"]
+        assert book.router.sites() == ("3.mlp.out",)
+        assert book.decide(QUERIES) == expected
+        book.add(one(COUNT, key_site="1.layer"))  # fits the shelf
+        assert book._lazily is not None
+        assert book.decide(KEYS[[COUNT]])[0].entry == f"e{COUNT}"
+        book.add(one(COUNT + 1))  # its key is read at another site: of this file no shelf can be made
+        assert [query.site for query in book.router.queries()] == ["1.layer", "3.mlp.out"]
+
+
 def test_decisions_are_those_of_the_whole_file_without_reading_it(path, tmp_path, monkeypatch):
     expected = without_shelf(path, tmp_path)
     assert {one.entry for one in expected} > {"e0", "e4", "e59", None}

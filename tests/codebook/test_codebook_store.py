@@ -119,8 +119,8 @@ def test_another_models_file_is_refused_by_both_names(path):
 
 
 def test_a_newer_schema_is_refused(path):
-    rewrite(path, "PRAGMA user_version = 2")
-    with pytest.raises(CodebookError, match="has schema 2, this VLEdit reads up to 1: upgrade"):
+    rewrite(path, "PRAGMA user_version = 3")
+    with pytest.raises(CodebookError, match="has schema 3, this VLEdit reads up to 2: upgrade"):
         Codebook.open(path)
 
 

@@ -11,7 +11,7 @@ from tests.evaluate.small import case
 from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.codebook.scope import anchor_picture, distance
 from vledit.data.case import EditCase, EditRequest, Probe
-from vledit.editors import own_reach, reach
+from vledit.editors import own_reach, reach, reach_fit
 from vledit.editors.balancedit import BalancEdit, BalancEditConfig
 from vledit.editors.edited_model import EditedModel
 from vledit.editors.rephrase import TEMPLATES
@@ -193,7 +193,7 @@ def test_unfit_settings_are_refused(settings, message):
 
 def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
     site = vlm.resolve_site(vlm.default_site)
-    found = reach.fit(vlm, [case(0), case(1)], tmp_path)
+    found = reach_fit.fit(vlm, [case(0), case(1)], tmp_path)
     read = reach.reach(vlm, site, "euclidean", tmp_path)
     assert (read.picture, read.text, read.share) == (found.picture, found.text, found.share)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -206,7 +206,7 @@ def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
     with pytest.raises(InputError, match="fit-scope"):
         reach.reach(vlm, site, "cosine", tmp_path)
     with pytest.raises(InputError, match="none has a picture"):
-        reach.fit(vlm, [], tmp_path)
+        reach_fit.fit(vlm, [], tmp_path)
 
 
 def test_without_a_picture_what_is_outside_is_told_by_the_nearest_edit_that_it_does_not_ask_for(vlm, tmp_path):
@@ -225,7 +225,7 @@ def test_without_a_picture_what_is_outside_is_told_by_the_nearest_edit_that_it_d
             tags={"fact": here},
         )
 
-    found = reach.fit(vlm, [case(0), *map(capital, range(5))], tmp_path)
+    found = reach_fit.fit(vlm, [case(0), *map(capital, range(5))], tmp_path)
     edits = reach.read(vlm, site, [None] * 5, [f"What is the capital of {one}?" for one in subjects])
     inside = [
         float(np.linalg.norm(key - edit))

@@ -32,7 +32,10 @@ def test_what_is_lost_is_named_and_what_changed_elsewhere_counted(retained):
     requests = [EditRequest(None, f"question {i}?", f"answer {i}", id=str(i)) for i in range(20)]
     table = {one.question: one.answer for one in requests} | {"question 7?": "answer 6", "other?": "a", "more?": "b"}
     row = retained.asked_again(Said(table), requests, [(None, "other?"), (None, "more?")], ["a", "before"])
-    assert (row["retained"]["n"], row["retained"]["share"]) == (20, 0.95)
+    assert (row["retained"].n, row["retained"].mean) == (20, 0.95)
     assert row["lost"] == [{"question": "question 7?", "answer": "answer 7", "now": "answer 6", "id": "7"}]
-    assert row["random_image_preserved"]["share"] == 0.5
-    assert row["retained"]["low"] < 0.95 < row["retained"]["high"]
+    assert row["random_image_preserved"].mean == 0.5
+    found = retained.recorded(row["retained"])
+    # Wilson, JASA 1927, for 19 of 20, worked out by hand
+    assert (found["n"], found["low"], found["high"]) == pytest.approx((20, 0.7639, 0.9911), abs=1e-4)
+    assert retained.recorded(row["random_image_preserved"]) == {"n": 2, "share": 0.5, "low": None, "high": None}

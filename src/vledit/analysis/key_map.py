@@ -55,7 +55,7 @@ def key_map(entries: Sequence[Entry], seed: int = 0) -> KeyMap:
     """
     if len(entries) < FEWEST:
         raise InputError(f"keys: {len(entries)} keys; a map needs at least {FEWEST}. Give a larger --limit.")
-    kinds = {(entry.site, entry.scopes[0].distance) for entry in entries}
+    kinds = {(entry.key_site, entry.scopes[0].distance) for entry in entries}
     if len(kinds) > 1:
         raise InputError(f"keys: they are of several sites or distances ({kinds}); a map is of one.")
     keys = np.stack([np.asarray(entry.scopes[0].key, dtype=np.float64) for entry in entries])

@@ -83,6 +83,19 @@ class BenchmarkFiles:
         folders = tuple(images or ())
         return cls(benchmark, annotations, folders, tuple(pairs), skip_missing, skip_bad, as_published, devqa)
 
+    @classmethod
+    def named(cls, text: str, option: str) -> tuple[BenchmarkFiles, str]:
+        """The benchmark and the split of `BENCHMARK:SPLIT`, for settings to be chosen on.
+
+        Raises: InputError, naming the option, for another form, and for the test split.
+        """
+        benchmark, colon, split = text.partition(":")
+        if not (colon and benchmark and split):
+            raise InputError(f"{option}: '{text}' given; write BENCHMARK:SPLIT, for example icons:validation.")
+        if split == "test":
+            raise InputError(f"{option}: 'test' is the split that is scored; name the one that settings are chosen on.")
+        return cls.of(benchmark), split
+
     def files(self, split: str = "test") -> Files:
         """As the readers take them."""
         from ..data.reading import Files

@@ -87,6 +87,7 @@ def facts(entry: Entry) -> dict[str, str]:
         "question": entry.question,
         "answer": entry.answer,
         "site": entry.site,
+        **({"key read at": entry.key_site} if entry.key_site != entry.site else {}),
         "transformation": f"{entry.transformation.kind}, {size(entry.transformation.nbytes)}",
         "started from": entry.parent or "the base",
     }

@@ -25,6 +25,7 @@ from .session import Adapter, Device, Dtype, Model, open_model
 
 if TYPE_CHECKING:
     from ..data.case import EditCase
+    from ..vlm.site import Site
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +60,18 @@ def fit_scope(
             help="Edits without a picture that tell how far such edits reach, all of them; e.g. icons-text:validation.",
         ),
     ] = "",
+    key_sites: Annotated[
+        str,
+        typer.Option(
+            metavar="SITES",
+            help="Where the last prompt token may be read, e.g. 24.layer,29.mlp.out; all are fitted, and the best on --choose is "
+            "used. Empty: at the edited site.",
+        ),
+    ] = "",
+    choose: Annotated[
+        str,
+        typer.Option(metavar="BENCHMARK:SPLIT", help="Edits on which one of several key sites is chosen."),
+    ] = "icons:validation",
     probes: Annotated[int, typer.Option(help="Most probes of each cell.")] = 2,
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
     model: Model = "pocket",
@@ -69,7 +82,7 @@ def fit_scope(
 ) -> None:
     """Find how far the last prompt token may lie from an edit's own, for `balancedit` (no training, one pass)."""
     from ..codebook.scope import check_distance
-    from ..editors import reach
+    from ..editors import reach, reach_fit
     from ..editors.training import artefact
 
     check_distance(distance)
@@ -81,25 +94,29 @@ def fit_scope(
     further = [case for case in files.cases(split, limit + others) if case.id not in asked] if limit and others else []
     further = [case for case in further if case.request.image is not None][:others]
     cases += _texts(text)
+    sites, trials = _choices(key_sites, choose, limit)
     vlm = open_model(model, device, dtype, adapter=adapter).vlm
     folder = out or artefact.default_folder(reach.EDITOR, vlm)
     progress = bar()
     with progress:
-        task = progress.add_task("keys", total=len(cases) + -(-len(further) // reach.ROWS))
-        found = reach.fit(
+        task = progress.add_task("keys", total=len(cases) + -(-len(further) // reach.ROWS) + len(trials))
+        found = reach_fit.fit(
             vlm,
             cases,
             folder,
             distance,
             probes,
             further,
-            {**files.about(split), **({"text": text} if text else {})},
+            {**files.about(split), **({"text": text} if text else {}), **({"choose": choose} if trials else {})},
             lambda: progress.advance(task),
+            sites,
+            trials,
         )
     if json:
         emit(
             {
                 "folder": folder,
+                "key_site": found.key_site,
                 "picture": found.picture,
                 "text": found.text,
                 "share": found.share,
@@ -112,7 +129,7 @@ def fit_scope(
     rule = (
         f"{found.share:.2f} of the way from its rewordings to a blank picture" if by_share else f"{found.picture:.4g}"
     )
-    console().print(f"with a picture: {rule}; without: {found.text:.4g}")
+    console().print(f"key read at {found.key_site}; with a picture: {rule}; without: {found.text:.4g}")
     for name, crowd in (("with a picture", found.crowd), ("without", found.crowd_text)):
         if crowd:
             points = ", ".join(f"{count}: {radius:.4g}" for count, radius in crowd)
@@ -124,12 +141,19 @@ def _texts(named: str) -> list[EditCase]:
     """The edits of `BENCHMARK:SPLIT`; none where nothing is named.  Raises: InputError for another form, or with pictures."""
     if not named:
         return []
-    benchmark, colon, split = named.partition(":")
-    if not (colon and benchmark and split):
-        raise InputError(f"--text: '{named}' given; write BENCHMARK:SPLIT, for example icons-text:validation.")
-    if split == "test":
-        raise InputError("--text: 'test' is the split that is scored; name the one that settings are chosen on.")
-    cases = BenchmarkFiles.of(benchmark).cases(split)
+    files, split = BenchmarkFiles.named(named, "--text")
+    cases = files.cases(split)
     if any(case.request.image is not None for case in cases):
-        raise InputError(f"--text: '{benchmark}' has edits with a picture; name a benchmark without pictures.")
+        raise InputError(f"--text: '{files.benchmark}' has edits with a picture; name a benchmark without pictures.")
     return cases
+
+
+def _choices(key_sites: str, choose: str, limit: int) -> tuple[list[Site], list[EditCase]]:
+    """The key sites that are tried, and the edits that one of several is chosen on.  Raises: InputError."""
+    from ..vlm.site import Site
+
+    sites = [Site.parse(part) for part in key_sites.split(",") if part.strip()]
+    if len(sites) < 2:
+        return sites, []
+    files, split = BenchmarkFiles.named(choose, "--choose")
+    return sites, files.cases(split, limit)

@@ -183,7 +183,7 @@ class Codebook(Contents):
         with self._lock:
             if entry.id in self.router and len(self.router) == 1:
                 return []
-            nearest = self.router.decide(self._queries(entry), site=entry.site, exclude=(entry.id,))[0]
+            nearest = self.router.decide(self._queries(entry), site=entry.key_site, exclude=(entry.id,))[0]
             if nearest.nearest is None or nearest.distance is None:
                 return []
             equal = nearest.distance <= 1e-5 * float(np.linalg.norm(entry.key))
@@ -192,7 +192,7 @@ class Codebook(Contents):
     def _queries(self, entry: Entry) -> dict[Any, Any]:
         """The entry's own keys as a request that brings them, and nothing where it has no such key."""
         own = {query_of(entry, scope): scope.key for scope in entry.scopes}
-        needed = self.router.queries(entry.site)
+        needed = self.router.queries(entry.key_site)
         return {query: own.get(query, np.full(self.router.width(query), np.nan, np.float32)) for query in needed} or own
 
     def add(self, entry: Entry, retires: Collection[str] = (), *, same_fact: str | None = None) -> Entry:
@@ -241,7 +241,7 @@ class Codebook(Contents):
             return related_by_record(self._alike(fact), fact)
         positives = {scope.name: scope.anchors.d_positive for scope in entry.scopes if scope.anchors is not None}
         return relate(
-            self.router, self.active(), self._queries(entry), fact, positives, site=entry.site, same_fact=same_fact
+            self.router, self.active(), self._queries(entry), fact, positives, site=entry.key_site, same_fact=same_fact
         )
 
     def retire(self, id: str, by: str | None = None) -> Entry:

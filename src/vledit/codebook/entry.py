@@ -247,6 +247,7 @@ class Entry:
         status: "active" | "retired" (a newer edit took its place) | "removed" (taken out, can be restored).
         retired_by: id of the entry that took its place, or BY_HAND; kept while that entry is removed.
         notes: anything that JSON can hold.
+        key_site: the site whose input the scopes' keys are read from; empty: `site`.
     Raises: InputError that names the field.
     """
 
@@ -263,16 +264,19 @@ class Entry:
     status: str = "active"
     retired_by: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    key_site: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("id", "question", "answer", "site"):
+        object.__setattr__(self, "key_site", self.key_site or self.site)
+        for name in ("id", "question", "answer", "site", "key_site"):
             _check_text(f"Entry.{name}", getattr(self, name), empty=name == "question")
         if self.id == BY_HAND or not self.id.isprintable() or len(self.id) > 200:
             raise InputError(f"Entry.id: {self.id!r} is reserved, too long or not printable.")
-        if not re.fullmatch(r"[^\s-]\S*", self.site):
-            raise InputError(
-                f"Entry.site: {self.site!r} is not like '29.mlp.out' (count the layer from 0, not the end)."
-            )
+        for name in ("site", "key_site"):
+            if not re.fullmatch(r"[^\s-]\S*", getattr(self, name)):
+                raise InputError(
+                    f"Entry.{name}: {getattr(self, name)!r} is not like '29.mlp.out' (count the layer from 0, not the end)."
+                )
         for name in ("image_key", "parent", "retired_by"):
             if getattr(self, name) is not None:
                 _check_text(f"Entry.{name}", getattr(self, name))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .entry import Entry
-from .record import pack
+from .record import pack, reads_elsewhere
 from .store import SCHEMA, Event
 
 
@@ -21,9 +21,10 @@ def as_json(
         tensors: include keys, transformations and thumbnails as base64 of little-endian bytes; without it their dtypes,
             shapes and SHA-256 are listed alone.
     """
+    entries = list(entries)
     return {
         "format": "vledit-codebook",
-        "schema": SCHEMA,
+        "schema": SCHEMA if any(map(reads_elsewhere, entries)) else 1,
         "model": {"name": model_name, "fingerprint": fingerprint},
         "entries": [_entry_as_json(entry, tensors) for entry in entries],
         "history": [event._asdict() for event in events],

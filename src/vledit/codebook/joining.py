@@ -227,7 +227,7 @@ def differences(first: Codebook, second: Codebook) -> Difference:
 
 def _is_same_edit(first: Entry, second: Entry) -> bool:
     """Whether two entries of one id are one edit: made at the same moment, with the same texts and keys."""
-    texts = ("question", "answer", "image_key", "site", "created")
+    texts = ("question", "answer", "image_key", "site", "key_site", "created")
     return (
         all(getattr(first, name) == getattr(second, name) for name in texts)
         and len(first.scopes) == len(second.scopes)

@@ -76,12 +76,12 @@ class Lazily:
     def router(self, compete: str) -> Router:
         """Routes over all active entries."""
         head, made = self.shelf.head, Router(compete=compete)
-        site, scope, prompt, tokens, distance = head.group
-        query = Query(site, scope, prompt, tokens)
+        site, scope, prompt, tokens, distance = head.group[:5]
+        query = Query((head.group[5:] or (site,))[0], scope, prompt, tokens)
         index = ShelvedIndex(dict(self.shelf.arrays), self.shelf.sketch, self.gone, self.store.id_of)
         made._entries = _Entries(self, len(index))  # type: ignore[assignment]
         made._groups[query, distance], made._limits[query, distance] = index, float("inf")
-        made._widths[query] = (head.width, len(index))
+        made._widths[query], made._sites[site] = (head.width, len(index)), len(index)
         made._next = head.last + 1
         for order, entry in self.fresh:
             if entry.status == "active":

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import CodebookError
 from ..paths import reason
 from .entry import Entry, now
-from .store import APPLICATION_ID, SCHEMA, Event, Store, advice
+from .store import APPLICATION_ID, Event, Store, advice
 
 _TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -69,7 +69,7 @@ def _lay_out(path: Path, fingerprint: str, model_name: str) -> None:
     db = sqlite3.connect(path, isolation_level=None)
     try:
         # auto_vacuum counts only before the first page is written; with it a purge gives the space back
-        for setting in ("auto_vacuum=FULL", f"application_id={APPLICATION_ID}", f"user_version={SCHEMA}"):
+        for setting in ("auto_vacuum=FULL", f"application_id={APPLICATION_ID}", "user_version=1"):
             db.execute(f"PRAGMA {setting}")
         db.executescript(f"BEGIN; {_TABLES} COMMIT;")
         meta = {"fingerprint": fingerprint, "model_name": model_name, "created": now()}

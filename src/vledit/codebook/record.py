@@ -51,6 +51,11 @@ def check_dtype(dtype: str | None) -> None:
         raise UnknownNameError("dtype", dtype, SIZES)
 
 
+def reads_elsewhere(entry: Entry) -> bool:
+    """Whether the entry's keys are read at another site than it acts at."""
+    return entry.key_site != entry.site
+
+
 def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]:
     """Return the row of `entry` and the bytes of its tensors by part name.
 
@@ -87,6 +92,7 @@ def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]
         "notes": entry.notes,
         "scopes": scopes,
         "transformation": {"kind": entry.transformation.kind, "tensors": tensors},
+        **({"key_site": entry.key_site} if reads_elsewhere(entry) else {}),
     }
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
     row = Row(entry.id, entry.question, entry.answer, entry.site, entry.status, entry.retired_by, text, entry.thumbnail)
@@ -134,6 +140,7 @@ def unpack(
             status=row.status,
             retired_by=row.retired_by,
             notes=record["notes"],
+            key_site=record.get("key_site", ""),
         )
     except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CodebookError(f"entry '{row.id}' cannot be read: {error}.") from error

@@ -98,7 +98,7 @@ def relate(
     for entry in entries:
         known = Fact.of(entry)
         on_record = known.asks_as(fact)
-        comparable = site is None or entry.site == site
+        comparable = site is None or entry.key_site == site
         if known.answers_as(fact) or not (on_record or (same_fact == "distance" and comparable)):
             continue
         readings = router.readings(key, entry.id, site=site)[0] if comparable else ()

@@ -64,7 +64,7 @@ class Decision:
             no such key, e.g. no visual tokens). The radius is that among as many entries as there are, `Scope.radius_among`.
         fired: whether `entry` is set.
         explanation: one line for a person.
-        site: the nearest entry's site.
+        site: the nearest entry's site, at which it acts.
         readings: every scope of the nearest entry.
     """
 
@@ -88,8 +88,8 @@ class _Found(NamedTuple):
 class Router:
     """Routes requests over active entries.
 
-    Entries are grouped by what their distances can be compared in: site, primary scope (name, prompt, key tokens) and
-    distance.  In each group the nearest primary key decides, and it fires if every scope of its entry is inside; of
+    Entries are grouped by what their distances can be compared in: the site where keys are read, primary scope (name, prompt, key
+    tokens) and distance.  In each group the nearest primary key decides, and it fires if every scope of its entry is inside; of
     equally near keys the newest counts.  Between groups, which the paper does not have, those that fire come first and
     then the smallest distance / radius.
 
@@ -107,6 +107,7 @@ class Router:
         self._groups: dict[tuple[Query, str], KeyIndex] = {}
         self._limits: dict[tuple[Query, str], float] = {}
         self._widths: dict[Query, tuple[int, int]] = {}  # width of the keys, number of scopes that have it
+        self._sites: dict[str, int] = {}  # where entries act, and how many there
         self._next = 0
         for entry in entries:
             if entry.status == "active":
@@ -148,6 +149,7 @@ class Router:
         for scope in entry.scopes:
             _, count = self._widths.get(query_of(entry, scope), (scope.width, 0))
             self._widths[query_of(entry, scope)] = (scope.width, count + 1)
+        self._sites[entry.site] = self._sites.get(entry.site, 0) + 1
         self._entries[entry.id] = (entry, rank)
 
     def remove(self, id: str) -> None:
@@ -161,9 +163,16 @@ class Router:
             width, count = self._widths.pop(query_of(entry, scope))
             if count > 1:
                 self._widths[query_of(entry, scope)] = (width, count - 1)
+        self._sites[entry.site] -= 1
+        if not self._sites[entry.site]:
+            del self._sites[entry.site]
+
+    def sites(self) -> tuple[str, ...]:
+        """Return the sites at which entries act, sorted; keys may be read elsewhere, see `queries`."""
+        return tuple(sorted(self._sites))
 
     def queries(self, site: str | None = None) -> tuple[Query, ...]:
-        """Return the keys that a request must bring (at `site`, or at all sites), sorted."""
+        """Return the keys that a request must bring (those read at `site`, or at any site), sorted."""
         return tuple(sorted(query for query in self._widths if site is None or query.site == site))
 
     def width(self, query: Query) -> int:
@@ -177,7 +186,7 @@ class Router:
             queries: (B, H) rows, where the entries need one kind of key; else a mapping from scope name or `Query`
                 to (B, H) rows, as `self.queries()` lists them.  A row of nothing but NaN says that the request has no
                 such key.
-            site: look only at entries of this site.
+            site: look only at entries whose keys are read at this site.
             exclude: ids to leave out.
         Returns: one Decision per row; its bits depend on that row and the entries alone.
         Raises: InputError for a missing or ambiguous query, another width, a number that is not finite.
@@ -270,7 +279,7 @@ class Router:
 
 def query_of(entry: Entry, scope: Scope) -> Query:
     """The key that a request must bring to be compared with this scope of the entry."""
-    return Query(entry.site, scope.name, scope.prompt, scope.key_tokens)
+    return Query(entry.key_site, scope.name, scope.prompt, scope.key_tokens)
 
 
 def _group(entry: Entry) -> tuple[Query, str]:

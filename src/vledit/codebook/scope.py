@@ -120,15 +120,20 @@ class Scope:
         Straight in the logarithm of their number between the points of `crowd`; before its first point and without one it is
         `radius`, beyond the last the last one's; never more than `radius`.
         """
-        if not self.crowd or entries <= self.crowd[0][0]:
-            return self.radius
-        counts, radii = zip(*self.crowd, strict=True)
-        return min(self.radius, float(np.interp(math.log(entries), np.log(counts), radii)))
+        return narrowed(self.radius, self.crowd, entries)
 
     @property
     def width(self) -> int:
         """H, the length of the key."""
         return int(self.key.shape[0])
+
+
+def narrowed(radius: float, crowd: tuple[tuple[int, float], ...], entries: int) -> float:
+    """See `Scope.radius_among`."""
+    if not crowd or entries <= crowd[0][0]:
+        return radius
+    counts, radii = zip(*crowd, strict=True)
+    return min(radius, float(np.interp(math.log(entries), np.log(counts), radii)))
 
 
 def as_rows(values: Rows, name: str = "keys") -> np.ndarray:

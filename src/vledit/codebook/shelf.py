@@ -24,6 +24,7 @@ import numpy as np
 from ..data.cache import write_atomic
 from .entry import Entry
 from .facts import places
+from .record import reads_elsewhere
 from .relation import Fact
 from .sketch import BLOCK, Sketch
 
@@ -45,7 +46,7 @@ class Head:
 
     Args:
         created, fingerprint: of the codebook; last, digest: order and digest of its newest entry on the shelf.
-        count: entries on the shelf. group: site, scope, prompt, tokens and distance of the keys.
+        count: entries on the shelf. group: of all its entries, see `group_of`.
     """
 
     created: str
@@ -53,7 +54,7 @@ class Head:
     last: int
     digest: str
     count: int
-    group: tuple[str, str, str, str, str]
+    group: tuple[str, ...]
     width: int
     short: int
     format: int = FORMAT
@@ -64,10 +65,12 @@ def folder_of(path: Path) -> Path:
     return path.with_name(path.name + ".index")
 
 
-def group_of(entry: Entry) -> tuple[str, str, str, str, str]:
-    """What keys must have in common to lie on one shelf."""
+def group_of(entry: Entry) -> tuple[str, ...]:
+    """What entries must have in common to lie on one shelf: site, scope, prompt, tokens, distance; and where their keys are read,
+    if not at that site."""
     scope = entry.scopes[0]
-    return entry.site, scope.name, scope.prompt, scope.key_tokens, scope.distance
+    elsewhere = (entry.key_site,) if reads_elsewhere(entry) else ()
+    return entry.site, scope.name, scope.prompt, scope.key_tokens, scope.distance, *elsewhere
 
 
 class Shelf:
@@ -81,7 +84,7 @@ class Shelf:
             for name, kind in _ARRAYS.items()
         }
         with np.load(folder / "sketch.npz") as kept:
-            self.sketch = Sketch.kept(dict(kept), head.group[-1])
+            self.sketch = Sketch.kept(dict(kept), head.group[4])
         uri = f"{(folder / 'facts').absolute().as_uri()}?mode=ro"
         self._facts = sqlite3.connect(uri, uri=True, check_same_thread=False)
 
@@ -158,7 +161,7 @@ def _write_all(store: Store, folder: Path) -> bool:
         return False
     group, width = known
     whole = np.memmap(folder / "keys", dtype=_ARRAYS["keys"], mode="r", shape=(count, width))
-    sketch = Sketch(whole, group[-1], short=True)
+    sketch = Sketch(whole, group[4], short=True)
     with (folder / "short").open("wb") as shorts, (folder / "norms").open("wb") as norms:
         for start in range(0, count, BLOCK):
             short, lengths = sketch.rounded(np.asarray(whole[start : start + BLOCK]))

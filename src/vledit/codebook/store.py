@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 from ..errors import CodebookError, InputError, ModelMismatchError
 from .entry import Entry, Transformation
-from .record import Row, check_dtype, pack, transformation_of, unpack
+from .record import Row, check_dtype, pack, reads_elsewhere, transformation_of, unpack
 
 APPLICATION_ID = 0x564C4564
 """'VLEd' in the header of the file."""
-SCHEMA = 1
+SCHEMA = 2
+"""The newest that is read.  A file is of the first until an entry is written whose keys are read at another site than it acts
+at: a VLEdit that knows the first alone would look for them at the wrong one."""
 _CHECKED_WHOLE = 64 << 20
 """Files up to this many bytes are checked page by page when they are opened; larger ones by `verify`."""
 _KEPT = 512 << 20
@@ -229,6 +231,8 @@ class Store:
         self._db.executemany(
             "INSERT INTO tensors VALUES (?, ?, ?)", [(seq, part, data) for part, data in parts.items()]
         )
+        if reads_elsewhere(entry):
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
         keys = {part: data for part, data in parts.items() if part.startswith("key/")}
         return seq, unpack(row, row.digest(), keys, self._loader(seq, row.id))
 

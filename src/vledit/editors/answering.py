@@ -92,7 +92,7 @@ class CodebookRouting:
         return Read(query.site, lambda x, encoded: pool(x, encoded, tokens), name=f"{query.prompt}/{tokens}")
 
     def points(self) -> tuple[str, ...]:
-        return tuple({query.site: None for query in self.queries()})
+        return self.codebook.router.sites()
 
     def prefill_effects(self, seen: Mapping[tuple[str, bool, str], Tensor], rows: int) -> list[Effect | None]:
         decisions = self.codebook.router.decide({query: seen[self._read(query).key] for query in self.queries()})
@@ -149,9 +149,11 @@ class Deciders:
     @property
     def inside_the_pass(self) -> bool:
         """Whether what reads the prompt can decide inside the answer's own first pass."""
-        reads = self.reads()
-        one_site = len({read.site for read in reads}) == 1
-        return bool(self.inside) and one_site and not self.always and not any(map(reads_question, reads))
+        reads, resolve = self.reads(), self.vlm.resolve_site
+        if len({read.site for read in reads}) != 1 or self.always or any(map(reads_question, reads)):
+            return False
+        site = resolve(reads[0].site)
+        return all(site.known_before(resolve(point)) for point in self.points())
 
     def decide_beforehand(self, encoded: Encoded, questions: Sequence[str]) -> list[Effect | None]:
         """What reads the prompt decides, in passes of its own that end at the sites it reads."""

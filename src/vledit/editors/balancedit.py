@@ -32,8 +32,9 @@ from ..vlm.pictures import open_picture, picture_key
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, learnt, train_site
 from .fitting_together import train_together
+from .reach import AUTO
 from .rephrase import SOURCES
-from .scoping import Begun, Scoping
+from .scoping import Begun, Scoping, key_site_of
 
 if TYPE_CHECKING:
     from ..codebook import Codebook, Relation, Transformation
@@ -60,6 +61,11 @@ class BalancEditConfig(FittingConfig):
         None,
         "scope=last: the radius; none: as `vledit fit-scope` found it (for pocket it comes with VLEdit), or else from rewordings "
         "and other pictures that the edit makes for itself",
+    )
+    key_site: str = setting(
+        AUTO,
+        "scope=last: the site where the key is read, at or below the edited one, e.g. 24.layer; auto: the one that "
+        "`vledit fit-scope` chose, else the edited site",
     )
     scope_fitted: str = setting("", "scope=last: folder of a fitting by `vledit fit-scope`; empty: where it puts it")
     negatives: str = setting(
@@ -116,12 +122,16 @@ class BalancEditConfig(FittingConfig):
                     f"key_tokens: '{self.key_tokens}' given, but scope=last has the last prompt token as key."
                 )
         elif given := [
-            name for name in ("threshold", "scope_fitted", "negatives") if getattr(self, name) not in (None, "")
+            name
+            for name in ("threshold", "key_site", "scope_fitted", "negatives")
+            if getattr(self, name) not in (None, "", AUTO)
         ]:
             raise InputError(
                 f"{given[0]}: it belongs to scope=last, while alpha, key_tokens and scope=paper mean the paper's radius; give "
                 "the one or the other."
             )
+        if self.key_site != AUTO:
+            Site.parse(self.key_site)
         if self.threshold is not None and not 0 <= self.threshold < math.inf:
             raise InputError(f"threshold: {self.threshold} given; a number that is not negative is expected.")
 
@@ -178,7 +188,7 @@ class BalancEdit:
         assert begun.trunk is not None
         assert begun.positive is not None
         scope = begun.scope
-        relation = self._relation(codebook, scope, fact, site)
+        relation = self._relation(codebook, scope, fact, begun.key_site)
         alone = relation is not None and relation.kind == "conflict" and relation.inside is None
         if relation is not None and alone and bool(vlm.verify(begun.trunk).exact[0]):
             relation = relation.reverted()
@@ -196,6 +206,7 @@ class BalancEdit:
             question=request.question,
             answer=request.answer,
             site=str(site),
+            key_site=begun.key_site,
             scopes=(scope,),
             transformation=fitted.transformation,
             image_key=fact.image_key,
@@ -246,10 +257,14 @@ class BalancEdit:
         share = _since(began) / len(requests)
         return [replace(one, seconds=share) for one in found]
 
+    def key_site(self, vlm: VLM) -> Site:
+        """Where the keys of its edits are read.  Raises: see `scoping.key_site_of`."""
+        return key_site_of(vlm, vlm.resolve_site(self.config.site or vlm.default_site), self.config)
+
     def _scoping(self, vlm: VLM, site: Site) -> Scoping:
         return Scoping(vlm, site, self.config, self.sampler)
 
-    def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, site: Site) -> Relation | None:
+    def _relation(self, codebook: Codebook | None, scope: Scope, fact: Fact, key_site: str) -> Relation | None:
         if codebook is None or not len(codebook) or scope.anchors is None:
             return None
         return codebook.relation(
@@ -259,7 +274,7 @@ class BalancEdit:
             fact.image_key,
             scope.anchors.d_positive,
             rephrases=fact.rephrases,
-            site=str(site),
+            site=key_site,
             same_fact=self.config.same_fact,
         )
 

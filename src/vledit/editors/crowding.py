@@ -38,6 +38,36 @@ def foreign(
     return np.where(same.reshape(away.shape), math.inf, away)
 
 
+class Gathered:
+    """Keys of edits, and of requests that they are not for, one by one; compared when all are there."""
+
+    def __init__(self, kind: str = "euclidean"):
+        self.kind = kind
+        self.edits: list[tuple[str, np.ndarray]] = []
+        self.requests: list[tuple[str, np.ndarray]] = []
+
+    def edit(self, fact: str, key: np.ndarray) -> None:
+        """An edit: what it changes ("": not known), and its key."""
+        self.edits.append((fact, key))
+
+    def request(self, fact: str, key: np.ndarray) -> None:
+        """A request: what it asks for ("": not known), and its key."""
+        self.requests.append((fact, key))
+
+    def only_edits(self) -> Gathered:
+        """The same edits without any request."""
+        found = Gathered(self.kind)
+        found.edits = list(self.edits)
+        return found
+
+    def away(self) -> np.ndarray:
+        """(requests, edits) distances, as `foreign`."""
+        if not self.requests or not self.edits:
+            return np.empty((len(self.requests), len(self.edits)))
+        (facts, requests), (edited, keys) = (zip(*some, strict=True) for some in (self.requests, self.edits))
+        return foreign(np.stack(requests), facts, np.stack(keys), edited, self.kind)
+
+
 def crowd(away: np.ndarray, widest: float, false_fires: float = FALSE_FIRES, seed: int = 0) -> Crowd:
     """(number of entries, radius) points, the radius at most `widest`; nothing where there are fewer than `LEAST` keys.
 

@@ -15,7 +15,7 @@ from . import own_reach
 from .adversary import random_pictures
 from .fitting import Fitted
 from .own_reach import Asked
-from .reach import Reach, measured, reach, read
+from .reach import AUTO, Reach, checked_key_site, measured, reach, read
 from .rephrase import Positive, choose
 from .together import Row, run
 
@@ -35,6 +35,7 @@ class Begun:
 
     Args:
         request: with an opened picture.
+        key_site: where the scope's key was read.
         error: what is raised when the edit is made; all below is None then.
         trunk: of the edit with its answer; `together`: of all edits that were begun with the first of them.
         tail: what is above the site, for the rows of `together`, or of `trunk` where the edit was begun alone.
@@ -46,12 +47,26 @@ class Begun:
     positive: Positive | None = None
     error: Exception | None = None
     scope: Scope | None = None
+    key_site: str = ""
     radius_from: str = ""
     trunk: Trunk | None = None
     together: Trunk | None = None
     tail: SiteTail | None = None
     fitted: Fitted | None = None
     seconds: float = 0.0
+
+
+def key_site_of(vlm: VLM, site: Site, config: BalancEditConfig) -> Site:
+    """Where the keys of edits at `site` are read: there by the paper, else as set, or as the model's fitted scope says.
+
+    Raises: InputError for a site that cannot be; for a `scope_fitted` that is not for this model, see `reach`.
+    """
+    if config.by_paper:
+        return site
+    if config.key_site != AUTO:
+        return checked_key_site(vlm, config.key_site, site)
+    fitted = reach(vlm, site, config.distance, config.scope_fitted)
+    return site if fitted is None else checked_key_site(vlm, fitted.key_site, site)
 
 
 class Scoping:
@@ -63,6 +78,7 @@ class Scoping:
 
     def __init__(self, vlm: VLM, site: Site, config: BalancEditConfig, sampler: object = None):
         self.vlm, self.site, self.config, self.sampler = vlm, site, config, sampler
+        self.key_site = key_site_of(vlm, site, config)
         self.fits = self._reach()
         self._blank: dict[str, Any] = {}
         self._outside: list[Asked] = []
@@ -84,9 +100,8 @@ class Scoping:
         if not going:
             return found
         answered = [Row(requests[place].image, requests[place].question, requests[place].answer) for place in going]
-        trunk, tail, keys = run(
-            self.vlm, self.site, answered, [row for some in rows for row in some], self.config.tokens
-        )
+        others = [row for some in rows for row in some]
+        trunk, tail, keys = run(self.vlm, self.site, answered, others, self.config.tokens, self.key_site)
         start = len(going)
         for number, place in enumerate(going):
             own = keys[start : start + len(rows[number])]
@@ -96,7 +111,13 @@ class Scoping:
             except VLEditError as error:
                 found[place] = replace(found[place], error=error)
                 continue
-            found[place] = replace(found[place], scope=scope, radius_from=radius_from, trunk=trunk.select([number]))
+            found[place] = replace(
+                found[place],
+                scope=scope,
+                key_site=str(self.key_site),
+                radius_from=radius_from,
+                trunk=trunk.select([number]),
+            )
         kept = [number for number, place in enumerate(going) if found[place].trunk is not None]
         if len(kept) > 1 or (kept and len(requests) > 1):
             first, whole = going[kept[0]], len(kept) == len(trunk)
@@ -162,7 +183,7 @@ class Scoping:
             return None
         if config.threshold is not None:
             return Reach.given(config.threshold)
-        return reach(self.vlm, self.site, config.distance, config.scope_fitted)
+        return reach(self.vlm, self.site, config.distance, config.scope_fitted, self.key_site)
 
     def _scope(self, begun: Begun, key: Tensor, others: Tensor) -> tuple[Scope, str]:
         """The scope from the edit's key and those of its `_rows`; and where the radius comes from, in words, unless it is the
@@ -198,12 +219,12 @@ class Scoping:
             within, source = known.of(pictured), f"one threshold for the model, {known.source}"
         else:
             within, source = (
-                measured(self.vlm, self.site, config.distance),
+                measured(self.vlm, self.key_site, config.distance),
                 "one threshold for the model, measured on everyday questions",
             )
         if config.negatives:
             asked = own_reach.of_traffic(request, config.negatives)
-            keys = read(self.vlm, self.site, [picture for picture, _ in asked], [question for _, question in asked])
+            keys = read(self.vlm, self.key_site, [picture for picture, _ in asked], [question for _, question in asked])
             wider = within
             within = own_reach.kept_out(within, near, distance(key, keys, config.distance)[:, 0].tolist())
             source += f"; narrowed from {wider:.4g} by '{config.negatives}'" if within < wider else ""

@@ -46,26 +46,26 @@ class Row:
 
 @lasting
 def run(
-    vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], tokens: str
+    vlm: VLM, site: Site, answered: Sequence[Row], others: Sequence[Row], tokens: str, key_site: Site | None = None
 ) -> tuple[Trunk, SiteTail, Tensor]:
     """One trunk with a row for each of `answered`, all of which have answers, and the rest of the model above the site, ready for
     training; and the keys of these rows, then of `others`.  The site's layer runs once for each row.
 
     Args:
         tokens: what keys are pooled over, see `pool_key`.
-    Returns: (trunk, its tail, (len(answered) + len(others), in) float32 on the CPU).
+        key_site: where keys are read, at or below `site`; default: there.
+    Returns: (trunk, which ends at the site's layer, its tail, (len(answered) + len(others), in) float32 on the CPU).
     """
-    rows = [*answered, *others]
+    rows, key_site = [*answered, *others], key_site or site
     if tokens != "prompt+answer":  # a forest leaves out an answer's last token
         try:
-            return _grown(vlm, site, rows, len(answered), tokens)
+            return _grown(vlm, site, key_site, rows, len(answered), tokens)
         except UnpackableError:
             pass
-    trunk = vlm.trunk(_encoded(vlm, answered), site.layer)
-    tail, keys = _tail(vlm, site, trunk, tokens)
+    trunk, tail, keys = _tail(vlm, site, key_site, vlm.trunk(_encoded(vlm, answered), key_site.layer), tokens)
     for start in range(0, len(others), ROWS):
         encoded = _encoded(vlm, others[start : start + ROWS])
-        keys.append(pool(vlm.site_input(vlm.trunk(encoded, site.layer), site), encoded, tokens))
+        keys.append(pool(vlm.site_input(vlm.trunk(encoded, key_site.layer), key_site), encoded, tokens))
     return trunk, tail, torch.cat(keys)
 
 
@@ -75,23 +75,33 @@ def _encoded(vlm: VLM, rows: Sequence[Row]) -> Any:
     return vlm.encode([row.image for row in rows], [row.question for row in rows], given)
 
 
-def _tail(vlm: VLM, site: Site, trunk: Trunk, tokens: str) -> tuple[SiteTail, list[Tensor]]:
-    """The tail of a trunk, and the keys of its rows, which are read while the tail runs the site's layer."""
+def _tail(vlm: VLM, site: Site, key_site: Site, trunk: Trunk, tokens: str) -> tuple[Trunk, SiteTail, list[Tensor]]:
+    """The trunk raised to the site's layer, its tail, and the keys of its rows, which are read on the way.
+
+    Args:
+        trunk: ends at the layer of `key_site`.
+    """
     keys: list[Tensor] = []
-    return vlm.site_tail(trunk, site, lambda entered: keys.append(pool(entered, trunk.encoded, tokens))), keys
+    read = lambda entered: keys.append(pool(entered, trunk.encoded, tokens))  # noqa: E731
+    if key_site == site:
+        return trunk, vlm.site_tail(trunk, site, read), keys
+    read(vlm.site_input(trunk, key_site))
+    raised = vlm.raise_trunk(trunk, site.layer)
+    return raised, vlm.site_tail(raised, site), keys
 
 
-def _grown(vlm: VLM, site: Site, rows: Sequence[Row], answered: int, tokens: str) -> tuple[Trunk, SiteTail, Tensor]:
+def _grown(
+    vlm: VLM, site: Site, key_site: Site, rows: Sequence[Row], answered: int, tokens: str
+) -> tuple[Trunk, SiteTail, Tensor]:
     forest = Forest.grow(
         vlm,
-        site.layer,
+        key_site.layer,
         [row.image for row in rows],
         [row.question for row in rows],
         [[] if row.answer is None else [row.answer] for row in rows],
     )
-    trunk = forest.trunk([(row, 0) for row in range(answered)])
-    tail, keys = _tail(vlm, site, trunk, tokens)
+    trunk, tail, keys = _tail(vlm, site, key_site, forest.trunk([(row, 0) for row in range(answered)]), tokens)
     for start in range(answered, len(rows), ROWS):
         part = forest.trunk([(row, None) for row in range(start, min(start + ROWS, len(rows)))])
-        keys.append(pool(vlm.site_input(part, site), part.encoded, tokens))
+        keys.append(pool(vlm.site_input(part, key_site), part.encoded, tokens))
     return trunk, tail, torch.cat(keys)

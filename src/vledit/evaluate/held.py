@@ -177,6 +177,8 @@ def digest(edit: Edit) -> str:
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if edit.entry is not None:
         changes = {edit.entry.site: edit.entry.transformation}
+        if edit.entry.key_site != edit.entry.site:
+            found.update(edit.entry.key_site.encode())
         for scope in edit.entry.scopes:
             found.update(f"{scope.name}:{scope.radius!r}".encode() + scope.key.tobytes())
     for site, change in sorted(changes.items()):

@@ -204,8 +204,10 @@ def lowest_layer(vlm: VLM, variants: Sequence[Variant]) -> int:
     """
     sites = []
     for variant in variants:
-        config = make_editor(variant.editor, **variant.settings).config
-        sites.append(vlm.resolve_site(getattr(config, "site", "") or vlm.default_site))
+        method = make_editor(variant.editor, **variant.settings)
+        sites.append(vlm.resolve_site(getattr(method.config, "site", "") or vlm.default_site))
+        if hasattr(method, "key_site"):
+            sites.append(method.key_site(vlm))
     return min((site.layer for site in sites), default=vlm.default_site.layer)
 
 

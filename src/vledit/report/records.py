@@ -18,6 +18,7 @@ def entry_record(entry: Entry) -> dict[str, Any]:
         "answer": entry.answer,
         "image_key": entry.image_key,
         "site": entry.site,
+        "key_site": entry.key_site,
         "scopes": [_scope_record(scope) for scope in entry.scopes],
         "transformation": {"kind": entry.transformation.kind, "bytes": entry.transformation.nbytes},
         "bytes": entry.nbytes,

@@ -309,8 +309,7 @@ def deciding(
     if site_text is None:
         raise InputError("reads: decisions inside the prefill are made at one site; these are at several.")
     site, last, columns = vlm.resolve_site(site_text), last_columns(encoded), _Columns()
-    order = {text: vlm.resolve_site(text).layer for text in points}
-    if any(layer < site.layer for layer in order.values()):
+    if not all(site.known_before(vlm.resolve_site(text)) for text in points):
         raise InputError(f"points: {points} do not all lie at or above {site}, where what acts is decided.")
     batch, length = encoded.prompt_mask.shape
     state: list[Rows] = []

@@ -20,6 +20,10 @@ Besides these `mlp.expert.3`: a named expert of a mixture, counted from 0.  What
 reaches the tokens that the router sends there, by the weight that the router gives them."""
 
 
+_ORDER = {"mlp.in": 0, "mlp.up": 0, "mlp.out": 1, BLOCK: 2, LAYER: 3}
+"""In which order the places of a layer give their outputs."""
+
+
 def expert_of(role: str) -> int | None:
     """The expert that a role names; None where it names none."""
     number = role.removeprefix(EXPERT)
@@ -76,6 +80,17 @@ class Site:
                 f"the layer must lie in {-n_layers}..{n_layers - 1}."
             )
         return replace(self, layer=layer)
+
+    def known_before(self, other: Site) -> bool:
+        """Whether, in one pass, what goes in and out here is seen before the other site's output is changed, or together with it.
+
+        Both with non-negative layers.  Where two sites of a layer are called in an order that differs from model to model, no.
+        """
+        if self == other or self.layer != other.layer:
+            return self.layer <= other.layer
+        if self.role not in _ORDER or other.role not in _ORDER:
+            return False
+        return _ORDER[self.role] < _ORDER[other.role]
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.role}"

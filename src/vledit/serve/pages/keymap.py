@@ -45,7 +45,7 @@ def key_map(entries: Sequence[Entry]) -> KeyMap:
     kinds: dict[tuple, list[Entry]] = defaultdict(list)
     for entry in entries:
         scope = entry.scopes[0]
-        kinds[entry.site, scope.name, scope.prompt, scope.key_tokens, scope.distance, scope.width].append(entry)
+        kinds[entry.key_site, scope.name, scope.prompt, scope.key_tokens, scope.distance, scope.width].append(entry)
     if not kinds:
         return KeyMap((), 1.0, 0)
     shown = max(kinds.values(), key=len)
