@@ -33,7 +33,7 @@ class AdversarialFit(FitSettings):
     """Settings of a fitting with the switch; the weights are the paper's."""
 
     adversarial: str = setting(
-        "", "adversarial locality terms: RI, NI, CI, with commas between; all; empty: none (De-VQA, Eq. 9)"
+        "", "adversarial locality terms, separated by commas: RI, NI, CI; all; empty: none (De-VQA, Eq. 9)"
     )
     edit_weight: float = setting(Weights.edit, "with adversarial terms: weight of the answer's loss (λ1)")
     locality_weight: float = setting(Weights.locality, "with adversarial terms: weight of the locality loss (λ2)")

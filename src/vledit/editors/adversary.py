@@ -46,12 +46,12 @@ class AdversarialSettings(EditorConfig):
     """The switch; the weights are the paper's."""
 
     adversarial: str = setting(
-        "", "adversarial locality terms: RI, NI, CI, with commas between; all; empty: none (De-VQA, Eq. 9)"
+        "", "adversarial locality terms, separated by commas: RI, NI, CI; all; empty: none (De-VQA, Eq. 9)"
     )
     companions: str = setting(
         "icons",
-        "where their pictures and questions are from: a benchmark that comes with the package (its training split), or the path "
-        "of a table of edits",
+        "source of their pictures and questions: a benchmark that comes with the package (its "
+        "training split), or the path of a table of edits",
     )
     edit_weight: float = setting(Weights.edit, "with adversarial terms: weight of the answer's loss (λ1)")
     locality_weight: float = setting(Weights.locality, "with adversarial terms: weight of the locality loss (λ2)")

@@ -54,50 +54,57 @@ class BalancEditConfig(FittingConfig):
 
     scope: str | None = setting(
         None,
-        "last: the key is the last prompt token, the radius a threshold for the model; paper: mean key, a radius for each edit "
-        "made with alpha; none: last, or paper where alpha or key_tokens is given, which belong to it",
+        "last: the key is the last prompt token and the radius is one threshold for the model; "
+        "paper: mean key, and a radius per edit that depends on alpha; none: last, or paper if "
+        "alpha or key_tokens is given",
     )
     threshold: float | None = setting(
         None,
-        "scope=last: the radius; none: as `vledit fit-scope` found it (for pocket it comes with VLEdit), or else from rewordings "
-        "and other pictures that the edit makes for itself",
+        "scope=last: the radius; none: the result of `vledit fit-scope` (for pocket it comes with "
+        "VLEdit), otherwise found by each edit from its own rewordings and blank pictures",
     )
     key_site: str = setting(
         AUTO,
         "scope=last: the site where the key is read, at or below the edited one, e.g. 24.layer; auto: the one that "
         "`vledit fit-scope` chose, else the edited site",
     )
-    scope_fitted: str = setting("", "scope=last: folder of a fitting by `vledit fit-scope`; empty: where it puts it")
+    scope_fitted: str = setting("", "scope=last: folder written by `vledit fit-scope`; empty: its default folder")
     negatives: str = setting(
         "",
-        "scope=last: folder of unlabelled pictures of your own, with a questions.txt (a question a line) where you have one; at "
-        "most a hundredth of them is let inside",
+        "scope=last: folder of unlabelled pictures of your own, optionally with a questions.txt "
+        "(one question per line); the radius is narrowed until at most 1 % of them lie inside",
     )
     alpha: float | None = setting(
-        None, "scope=paper: weight of the positive sample in the radius, 0 widest to 1; none: the family's own"
+        None,
+        "scope=paper: weight of the positive sample in the radius, from 0 (widest) to 1; none: the family's default",
     )
     distance: str = setting("euclidean", "euclidean or cosine (Table 6)")
     key_tokens: str = setting(
-        "mean", "scope=paper: tokens that the key is the mean of: mean (the paper's), visual, question, last"
+        "mean",
+        "scope=paper: tokens over which the key is averaged: mean (all of the prompt, as in the "
+        "paper), visual, question, last",
     )
     negative: str = setting(
         "black", "scope=paper: negative anchor: black (the paper's), white, mean, noise, random (Tables 7, 8)"
     )
     rephrase: str = setting(
         "auto",
-        "positive sample from: auto (scope=paper: the backbone first; scope=last: not the backbone), backbone, supplied, plugin",
+        "source of the positive sample: auto (scope=paper: the backbone first; scope=last: not the "
+        "backbone), backbone, supplied, plugin",
     )
-    similarity: float = setting(0.6, "smallest cosine between the question and the backbone's own rephrasing")
+    similarity: float = setting(0.6, "smallest cosine similarity between the question and the backbone's rephrasing")
     same_fact: str = setting(
         "record",
-        "what a new answer replaces: record (same picture and question) or distance (the paper's: also what is near)",
+        "which older edit a new answer replaces: record (same picture and question) or distance (as "
+        "in the paper: also a near one)",
     )
     start: str = setting(
         "base",
-        "where training starts: base, or nearest (the paper's: the change of the entry whose radius holds the edit, which is "
-        "then contained in the new one, so that the older edit cannot be removed alone)",
+        "where training starts: base, or nearest (as in the paper: from the transformation of the "
+        "entry whose radius contains the edit; the new edit then includes the older one, which "
+        "cannot be removed alone)",
     )
-    seed: int = setting(0, "of the noise and random anchors")
+    seed: int = setting(0, "random seed of the noise and random anchors")
 
     def __post_init__(self) -> None:
         super().__post_init__()

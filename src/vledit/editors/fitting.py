@@ -33,12 +33,12 @@ RIVALS = 512
 class FittingConfig(AdversarialSettings):
     """Settings of methods that train a transformation of one site; the defaults are the paper's where it names them."""
 
-    site: str = setting("", "edited linear layer, e.g. '-1.mlp.out'; empty: the model family's own")
+    site: str = setting("", "edited layer, e.g. '-1.mlp.out'; empty: the default of the model family")
     transformation: str = setting("full", "full (the paper's fine-tune of the site) or span (a few vectors)")
-    steps: int = setting(50, "most steps of Adam")
+    steps: int = setting(50, "maximum number of Adam steps")
     learning_rate: float | None = setting(None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span")
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
-    common_directions: int = setting(40, "for span: how many common directions of the site's inputs are not read")
+    common_directions: int = setting(40, "span: number of common directions of the site's inputs that are left out")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +118,7 @@ UNLEARNT = ("refuse", "keep")
 
 def unlearnt() -> str:
     """The setting of methods that cannot always teach an answer; see `refuse_unlearnt`."""
-    return setting("refuse", "an edit whose answer was not learnt: refuse (an error) or keep (it counts as what it is)")
+    return setting("refuse", "if the answer was not learnt: refuse (an error) or keep (the edit is scored as it is)")
 
 
 def refuse_unlearnt(answer: str, steps: int, margin: float, what: str, advice: str) -> None:

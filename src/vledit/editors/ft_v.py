@@ -42,10 +42,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class VisionFineTuneConfig(AdversarialSettings):
     """Settings of the fine-tune of the vision side."""
 
-    sites: str = setting("", "paths of linears on the vision side, with commas between; empty: the model family's own")
-    steps: int = setting(30, "most steps of AdamW")
+    sites: str = setting(
+        "", "paths of linear layers of the vision side, separated by commas; empty: the default of the model family"
+    )
+    steps: int = setting(30, "maximum number of AdamW steps")
     learning_rate: float = setting(2e-3, "AdamW's learning rate")
-    weight_decay: float = setting(0.0, "AdamW's weight decay, of the change")
+    weight_decay: float = setting(0.0, "AdamW's weight decay, applied to the change")
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
     unlearnt: str = unlearnt()
 

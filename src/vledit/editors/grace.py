@@ -45,18 +45,20 @@ DEPTH = 2 / 3
 class GraceConfig(EditorConfig):
     """Settings of GRACE."""
 
-    site: str = setting("", "site of the codebook, e.g. '20.mlp.out'; empty: two thirds up, mlp.out (or the block)")
+    site: str = setting(
+        "", "site of the codebook, e.g. '20.mlp.out'; empty: mlp.out (or the block) two thirds of the way up"
+    )
     radius: float | None = setting(
-        None, "first radius of a key (ε_init, 1.0 in the paper); none: measured, see `radius_scale`"
+        None, "initial radius of a key (ε_init, 1.0 in the paper); none: measured, see `radius_scale`"
     )
     radius_scale: float = setting(1.0, "radius as a multiple of the median distance of everyday questions' rewordings")
     replace: str = setting("last", "tokens whose output is replaced: last (prompt token), from_last, or all")
-    start: str = setting("output", "what the value is trained from: the layer's output, or random numbers")
-    steps: int = setting(100, "most steps of Adam")
+    start: str = setting("output", "initial value: the layer's output, or random numbers")
+    steps: int = setting(100, "maximum number of Adam steps")
     learning_rate: float = setting(1.0, "Adam's learning rate")
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
     unlearnt: str = unlearnt()
-    seed: int = setting(0, "of random starts")
+    seed: int = setting(0, "random seed of random initial values")
 
     def __post_init__(self) -> None:
         if self.unlearnt not in UNLEARNT:

@@ -43,14 +43,19 @@ class HiceConfig(EditorConfig):
     """Settings of the edits; the paper has 16 demonstrations, for which `pocket` is too small."""
 
     gate: str = setting(
-        "paper", "'paper': by the question alone; 'edit': by how request and edit, with pictures, compare"
+        "paper",
+        "'paper': decide by the question alone; 'edit': by comparing request and edit, including their pictures",
     )
-    demonstrations: int = setting(4, "how many demonstrations stand before the new fact; 0: none")
-    max_characters: int = setting(2500, "a longer prompt loses whole demonstrations, the farthest first")
+    demonstrations: int = setting(4, "number of demonstrations before the new fact; 0: none")
+    max_characters: int = setting(
+        2500, "longest prompt in characters; beyond it whole demonstrations are left out, the least similar first"
+    )
     hard: float = setting(
-        0.9, "gate 'paper': a question so near (cosine) to one that the gate got wrong is out; 1: off"
+        0.9,
+        "gate 'paper': a question at least this similar (cosine) to one that the gate got wrong is "
+        "out of scope; 1: off",
     )
-    picture_weight: float = setting(0.5, "gate 'paper': share of the picture in which edit is cited, 0 to 1")
+    picture_weight: float = setting(0.5, "gate 'paper': weight of the picture in the choice of the cited edit, 0 to 1")
     fitted: str = setting("", "folder of a fitting (`vledit fit --editor hice`); empty: the usual place")
 
     def __post_init__(self) -> None:
@@ -68,10 +73,12 @@ class HiceConfig(EditorConfig):
 class HiceFit(FitSettings):
     """Settings of the fitting, which is in closed form and takes no steps; the paper has 10,000 random features."""
 
-    steps: int = setting(1, "has no meaning here: the gate is solved for in closed form")
+    steps: int = setting(1, "not used: the gate is computed in closed form")
     cases: int = setting(150, "how many edits of the training split, spread evenly; 0: all")
     features: int = setting(2000, "random features of the gate")
-    share: float = setting(0.05, "share of the training edits, far apart, that demonstrations are taken from")
+    share: float = setting(
+        0.05, "share of the training edits, chosen to be diverse, from which demonstrations are taken"
+    )
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 
     def __post_init__(self) -> None:

@@ -58,9 +58,11 @@ class IkeConfig(EditorConfig):
     fitted: str = setting("", "folder of the demonstrations (`vledit fit --editor ike`); empty: the usual place")
     encoder: str = setting(DEFAULT, "sentence encoder that finds demonstrations, and the edit to cite")
     picture_weight: float = setting(
-        1.0, "weight of the pictures' cosine beside that of the questions, where both have one"
+        1.0, "weight of the pictures' cosine similarity relative to that of the questions, if both have a picture"
     )
-    gate: float | None = setting(None, "smallest mean cosine at which an edit is cited; none: always, as published")
+    gate: float | None = setting(
+        None, "smallest mean cosine similarity at which an edit is cited; none: always cite, as published"
+    )
     longest: int = setting(2500, "most characters before the question; the farthest demonstrations are left out whole")
 
     def __post_init__(self) -> None:

@@ -42,19 +42,21 @@ ROUTER = ("down", "up", "key", "threshold", "centre")
 class LemoeConfig(EditorConfig):
     """Settings of LEMoE."""
 
-    site: str = setting("", "MLP block (or linear) that experts stand beside, e.g. '20.mlp'; empty: two thirds up")
+    site: str = setting(
+        "", "MLP block (or linear layer) beside which experts are added, e.g. '20.mlp'; empty: two thirds of the way up"
+    )
     rank: int = setting(16, "rank of an expert's two matrices")
     width: int = setting(0, "neurons of an expert; 0: twice the site's inputs")
     projector: int = setting(64, "inner width of a value projector")
-    topk: int = setting(1, "how many of the experts and the null anchor may act together; above 1 they are mixed")
-    null: bool = setting(True, "whether the base may be chosen; without it some expert acts on every request")
-    steps: int = setting(60, "most steps of Adam for the expert")
+    topk: int = setting(1, "how many of the experts (and the null anchor) act together; more than 1 are mixed")
+    null: bool = setting(True, "whether the router may choose the base; if not, some expert acts on every request")
+    steps: int = setting(60, "maximum number of Adam steps for the expert")
     learning_rate: float = setting(5e-3, "Adam's learning rate for the expert")
     routing_steps: int = setting(100, "steps of Adam for key and projector")
     routing_rate: float = setting(2e-3, "Adam's learning rate for key and projector")
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
     unlearnt: str = unlearnt()
-    seed: int = setting(0, "of what is drawn at the start")
+    seed: int = setting(0, "random seed of the initial values")
 
     def __post_init__(self) -> None:
         if self.unlearnt not in UNLEARNT:

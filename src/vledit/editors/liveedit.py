@@ -50,13 +50,11 @@ class LiveEditConfig(EditorConfig):
 class LiveEditFit(AdversarialFit):
     """Settings of the fitting; the defaults are for `pocket`, those of the paper are in `LiveEdit.published`."""
 
-    steps: int = setting(
-        800, "optimiser steps, each on the requests of some training edits, and the routing among them"
-    )
+    steps: int = setting(800, "optimiser steps, each on the requests of some training edits and the routing among them")
     batch: int = setting(6, "training edits per step")
     cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
-    per_cell: int = setting(1, "how many probes of each kind an edit has")
-    layer: int = setting(-1, "decoder layer after which experts act; -1: two thirds up")
+    per_cell: int = setting(1, "number of probes of each kind per edit")
+    layer: int = setting(-1, "decoder layer after which experts act; -1: two thirds of the way up")
     width: int = setting(256, "length of the feature vectors")
     heads: int = setting(4, "attention heads")
     queries: int = setting(4, "learned queries of each extractor")

@@ -61,7 +61,7 @@ class LteFit(AdversarialFit):
     steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
     batch: int = setting(4, "training edits per step")
     cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
-    per_cell: int = setting(1, "how many probes of each kind an edit has")
+    per_cell: int = setting(1, "number of probes of each kind per edit")
     rows: int = setting(1, "requests in scope, and as many out of scope, of each edit per step")
     layers: int = setting(30, "in how many of the last layers the MLP linears learn")
     rank: int = setting(8, "rank of what they learn")

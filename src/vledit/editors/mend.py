@@ -48,7 +48,7 @@ class MendConfig(EditorConfig):
     """Settings of an edit."""
 
     fitted: str = setting("", "folder of a fitting (`vledit fit --editor mend`); empty: the usual place")
-    scale: float = setting(1.0, "what the learnt step sizes are multiplied by")
+    scale: float = setting(1.0, "factor on the learnt step sizes")
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
@@ -70,11 +70,11 @@ class MendFit(FitSettings):
     edit_weight: float = setting(0.1, "weight of the answer's loss on rephrases, and on other pictures")
     locality_weight: float = setting(1.0, "weight of the divergence from the base out of scope")
     locality: str = setting("text,random_image", "out-of-scope cells that are trained on, one probe of each per step")
-    clip: float = setting(100.0, "most that the gradient's norm may be")
-    warm_up: int = setting(20, "edits whose gradients are read for the statistics before the first step")
-    per_cell: int = setting(1, "how many probes of each kind an edit has")
+    clip: float = setting(100.0, "maximum norm of the gradient")
+    warm_up: int = setting(20, "number of edits whose gradients initialise the statistics before the first step")
+    per_cell: int = setting(1, "number of probes of each kind per edit")
     as_released: bool = setting(
-        False, "form the change without gradient, as one released fork does: then the step sizes alone learn"
+        False, "compute the change without gradient, as one released fork does: then only the step sizes are trained"
     )
 
     def __post_init__(self) -> None:

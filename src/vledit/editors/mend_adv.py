@@ -32,7 +32,7 @@ class MendAdvFit(MendFit):
     adversarial: str = setting("all", "adversarial terms, separated by commas: RI, NI, CI; all; empty: none")
     adversarial_weight: float = setting(Weights.adversarial, "weight of each of them (the paper's λ3)")
     adversarial_answer: str = setting(
-        "new", "what they are forced to say: new (the edited answer, as released) or own (the base's)"
+        "new", "the answer that is teacher-forced on them: new (the edited answer, as released) or own (the base's)"
     )
 
     def __post_init__(self) -> None:

@@ -50,7 +50,7 @@ class RecipeFit(AdversarialFit):
     steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
     batch: int = setting(4, "training edits per step")
     cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
-    per_cell: int = setting(1, "how many probes of each kind an edit has")
+    per_cell: int = setting(1, "number of probes of each kind per edit")
     tokens: int = setting(6, "embeddings that an edit becomes")
     width: int = setting(256, "length of the vectors that are compared")
     contrast: int = setting(32, "edits that the contrast terms compare per step")

@@ -50,17 +50,17 @@ class SeracFit(FitSettings):
     """Settings of the fitting; the defaults are for `pocket`."""
 
     steps: int = setting(600, "optimiser steps, each on the requests of some training edits")
-    batch: int = setting(4, "training edits per step whose answers the counterfactual model gives")
+    batch: int = setting(4, "training edits per step for the counterfactual model")
     cases: int = setting(300, "how many edits of the training split, spread evenly; 0: all")
-    per_cell: int = setting(1, "how many probes of each kind an edit has")
-    rows: int = setting(1, "requests in scope that the counterfactual model answers of each edit per step")
+    per_cell: int = setting(1, "number of probes of each kind per edit")
+    rows: int = setting(1, "in-scope requests of each edit per step for the counterfactual model")
     layers: int = setting(
-        30, "in how many of the last layers the counterfactual model's MLP linears differ from the base's"
+        30, "number of layers, counted from the last, whose MLP linears the counterfactual model changes"
     )
-    rank: int = setting(8, "rank of those differences")
+    rank: int = setting(8, "rank of these changes")
     learning_rate: float = setting(1e-3, "Adam's learning rate for the counterfactual model")
     scope_rate: float = setting(1e-3, "Adam's learning rate for the scope classifier")
-    scope_cases: int = setting(16, "edits whose requests the scope classifier sees per step")
+    scope_cases: int = setting(16, "edits per step for the scope classifier")
     width: int = setting(128, "length of the vectors that the scope classifier compares")
     encoder: str = setting(DEFAULT, "sentence encoder: a name or folder of a sentence-transformers model")
 

@@ -55,19 +55,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {"blip2": _LIVEEDIT, "minigpt4": _LIVEEDI
 class TPatcherConfig(AdversarialSettings):
     """Settings of T-Patcher; the defaults are the paper's for zsRE where it names them."""
 
-    site: str = setting("-1.mlp", "MLP block, or linear, that the neurons stand beside")
-    most: int = setting(5, "most neurons of one edit: the first wrong answer tokens get one each")
-    steps: int = setting(200, "most steps of Adam")
+    site: str = setting("-1.mlp", "MLP block (or linear layer) beside which the neurons are added")
+    most: int = setting(5, "maximum number of neurons per edit; the first wrong answer tokens get one each")
+    steps: int = setting(200, "maximum number of Adam steps")
     learning_rate: float = setting(1e-2, "Adam's learning rate")
     weight_decay: float = setting(0.01, "Adam's weight decay")
     smoothing: float = setting(0.1, "label smoothing of the answer's loss")
     activation_weight: float = setting(1.0, "weight of the loss that makes a neuron fire on its own token")
     memory_weight: float = setting(10.0, "weight of the losses that keep neurons silent on stored inputs")
-    scale: float = setting(10.0, "what values are multiplied by at the start; makes their steps so much larger")
+    scale: float = setting(10.0, "factor on the initial values; makes their steps larger by the same factor")
     margin: float = setting(1.0, "training may stop when every answer token leads by this many logits")
-    patience: int = setting(25, "it stops once it leads and the stored inputs' loss has not fallen for so many steps")
+    patience: int = setting(
+        25, "training stops once the answer leads and the loss on stored inputs has not fallen for this many steps"
+    )
     unlearnt: str = unlearnt()
-    seed: int = setting(0, "of the values at the start")
+    seed: int = setting(0, "random seed of the initial values")
 
     def __post_init__(self) -> None:
         super().__post_init__()
