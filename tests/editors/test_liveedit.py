@@ -1,5 +1,6 @@
 """LiveEdit: no survivor is the base, weights are the paper's product, and the answer's text decides nothing."""
 
+import math
 import random
 
 import pytest
@@ -10,8 +11,8 @@ from tests.evaluate.small import case
 from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.data.case import EditRequest
 from vledit.editors.edited_model import EditedModel
-from vledit.editors.liveedit import Experts, LiveEditFit, fused
-from vledit.editors.liveedit_fit import LiveEditJob
+from vledit.editors.liveedit import Experts, Features, LiveEditFit, fused
+from vledit.editors.liveedit_fit import OWN, LiveEditJob, routing
 from vledit.editors.registry import editor
 from vledit.editors.training.fitting import Fitting
 from vledit.errors import InputError, MissingDataError
@@ -107,11 +108,62 @@ def test_an_expert_does_not_depend_on_other_edits(vlm, model, edit):
 def test_every_parameter_learns(vlm, tmp_path):
     job = LiveEditJob.of(Fitting(vlm, [case(0), case(1)], tmp_path, LiveEditFit(**SMALL)))
     with torch.enable_grad():
-        torch.stack(list(job.losses(0, random.Random(0)).values())).sum().backward()
+        spoken, light = job.losses(0, random.Random(0)), job.light_losses(0, random.Random(0))
+        torch.stack([*spoken.values(), *light.values()]).sum().backward()
     missing = {
         name for name, one in job.module.named_parameters() if one.grad is None or not float(one.grad.abs().max()) > 0
     }
     assert missing <= {"blind"}  # the token of prompts without a picture learns where such a prompt is drawn
+
+
+def test_routing_terms_have_steps_of_their_own_and_are_those_of_a_loop(vlm, tmp_path):
+    """Read once and put together in one pass, prompt by prompt the same features; the terms as Sec. 3.4 has them."""
+    cases = [case(number) for number in range(3)]
+    apart, joint = (
+        LiveEditJob.of(Fitting(vlm, cases, tmp_path, LiveEditFit(**SMALL, routing_steps=count))) for count in (2, 0)
+    )
+    assert "visual" not in apart.losses(0, random.Random(0))
+    assert {"visual", "text", "sentinel"} <= set(joint.losses(0, random.Random(0)))
+    network = apart.module
+    apart.start()
+    same = [apart._features(name, [prompt]) for name in ("of_edit", "of_request") for prompt in (apart._read(0)[0][0],)]
+    assert all(torch.equal(*pair) for pair in zip(*same, strict=True))
+    torch.nn.init.normal_(network.of_request.asks)  # so that edits and requests are read differently
+    read = [apart._read(number) for number in range(3)]
+    prompts = [prompt for inside, outside in read for prompt in (*inside, *outside)]
+    many = apart._features("of_request", prompts)
+    for row, (question, visual) in enumerate(prompts):
+        alone = network.of_request(question, visual if len(visual) else network.blind, network.sentinel)
+        for one, together in zip(alone, many, strict=True):
+            assert torch.allclose(one, together[row], atol=1e-5)
+
+    with torch.no_grad():
+        apart.start()
+        found = apart._features("of_edit", prompts)
+    for part in (found.phi, found.psi):  # what all have in common is off, and their size is as said
+        assert float(part.mean((0, 1)).abs().max()) < 1e-3
+        assert float((part * part).sum(-1).mean() / 16**0.5) == pytest.approx(OWN, rel=1e-3)
+
+    phi, psi = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    seen = Features(*torch.randn(3, 3, 3, 5))  # two requests in scope, one out of it
+    found = routing(seen, [0, 1, 1], 2, phi, psi)
+
+    def score(one, other):
+        return float(sum(float(a @ b) for a, b in zip(one, other, strict=True)) / 3 / 5**0.5)
+
+    sums = {"visual": 0.0, "text": 0.0}
+    for row in (0, 1):
+        gates = [score(seen.phi[row], phi[0]), score(seen.phi[row], phi[1]), score(seen.phi[row], seen.sentinel[row])]
+        words = [score(seen.psi[row], psi[0]), score(seen.psi[row], psi[1])]
+        sums["visual"] -= math.log(math.exp(gates[row]) / sum(map(math.exp, gates))) / 2
+        sums["text"] -= math.log(math.exp(words[row]) / sum(map(math.exp, words))) / 2
+        sums["text"] += math.log(1 + math.exp(-words[row])) / 2 + math.log(1 + math.exp(words[1 - row])) / 2
+    away = [score(seen.phi[2], phi[1]), score(seen.phi[2], seen.sentinel[2])]
+    assert float(found["visual"]) == pytest.approx(sums["visual"], rel=1e-4)
+    assert float(found["text"]) == pytest.approx(sums["text"], rel=1e-4)
+    assert float(found["sentinel"]) == pytest.approx(-away[1] + math.log(sum(map(math.exp, away))), rel=1e-4)
+    with pytest.raises(InputError, match="routing_steps"):
+        LiveEditFit(routing_steps=-1)
 
 
 def test_unfit_settings_and_a_model_without_a_fitting_are_told(vlm):

@@ -60,10 +60,16 @@ class LiveEditFit(AdversarialFit):
     queries: int = setting(4, "learned queries of each extractor")
     rank: int = setting(4, "neurons of an expert")
     learning_rate: float = setting(5e-4, "Adam's learning rate")
+    routing: int = setting(32, "edits that the routing terms compare in a step of their own")
+    routing_steps: int = setting(
+        4, "steps on the routing terms alone before each step that runs the model; 0: they are part of that step"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "heads", "queries", "rank"):
+        if self.routing_steps < 0:
+            raise InputError(f"routing_steps: {self.routing_steps} given; it must not be negative.")
+        for name in ("width", "heads", "queries", "rank", "routing"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; at least 1 is needed.")
         if self.width % self.heads:
@@ -96,6 +102,23 @@ class Extractor(nn.Module):
         psi = self.told(self.asks[1:], words, words)[0]
         phi, sentinel = (self.looked(matters, one, one)[0] for one in (seen, none))
         return Features(phi[0], psi[0], sentinel[0])
+
+    def many(self, questions: Sequence[Tensor], visuals: Sequence[Tensor], pseudo: Tensor) -> Features:
+        """As `forward` for each of several prompts, in one pass: each feature (N, queries, width).  For training."""
+        (words, no_words), (seen, not_seen) = (self._padded(some) for some in (questions, visuals))
+        count = len(questions)
+        none = self.project(self.norm(pseudo))[None].expand(count, -1, -1)
+        first, last = (self.asks[n : n + 1].expand(count, -1, -1) for n in (0, 1))
+        matters = first + self.asked(first, words, words, key_padding_mask=no_words)[0]
+        psi = self.told(last, words, words, key_padding_mask=no_words)[0]
+        phi = self.looked(matters, seen, seen, key_padding_mask=not_seen)[0]
+        return Features(phi, psi, self.looked(matters, none, none)[0])
+
+    def _padded(self, some: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, T, width) and (N, T) bool, true where there is nothing."""
+        rows = nn.utils.rnn.pad_sequence(list(some), batch_first=True)
+        lengths = torch.tensor([len(one) for one in some], device=rows.device)
+        return self.project(self.norm(rows)), torch.arange(rows.shape[1], device=rows.device) >= lengths[:, None]
 
 
 class LiveEditNetwork(nn.Module):

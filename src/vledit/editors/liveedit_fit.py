@@ -20,7 +20,7 @@ from ..data.case import EditCase, Probe
 from ..vlm.acting import layers_acting
 from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
-from .training.cases import base_log_probs
+from .training.cases import base_log_probs, order
 from .training.loop import settling
 from .training.losses import answer_loss, kl_from_base
 from .training.requests import Forced, Requests
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 SIZE_OF = 8
 """Training edits whose prompts say how large what leaves the site is."""
 
+BEGIN_OF = 16
+"""Training edits whose prompts say what all prompts have in common."""
+OWN = 8.0
+"""Affinity with itself that a prompt has, on average, at the start; nats."""
+MOST = 50.0
+"""Features of prompts that hardly differ are made larger by so much at most."""
+
 
 class LiveEditJob:
     """What `training.loop` runs."""
@@ -42,6 +49,7 @@ class LiveEditJob:
         self.settings, self.module = fitting.settings, network.to(fitting.vlm.device)
         self.layer = self.vlm.resolve_site(site).layer
         self.requests = Requests(self.vlm, self.settings.memory_gb)
+        self._kept: dict[int, tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]] = {}
 
     @classmethod
     def of(cls, fitting: Fitting) -> LiveEditJob:
@@ -65,6 +73,26 @@ class LiveEditJob:
         trunk = self._trunk([self._own(number) for number in range(min(SIZE_OF, len(self)))])
         tokens = self.vlm.site_output(trunk, self.site)[trunk.encoded.question_mask]
         self.module.size.copy_(tokens.float().pow(2).mean().sqrt())
+        if self.light_steps:
+            self._begin(
+                [one for number in range(min(BEGIN_OF, len(self))) for some in self._read(number) for one in some]
+            )
+
+    @torch.no_grad()
+    def _begin(self, prompts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Edits and requests begin alike, without what all prompts' features have in common, and so large that they tell
+        prompts apart: what is learnt then holds for other edits, too."""
+        edits, requests = self.module.of_edit, self.module.of_request
+        requests.load_state_dict(edits.state_dict())
+        found = self._features("of_edit", prompts)
+        for name, part in (("looked", found.phi), ("told", found.psi)):
+            common = part.mean((0, 1))
+            own = affinity(part - common, part - common).mean()
+            times = float((OWN / own.clamp(min=1e-6)).sqrt().clamp(max=MOST))
+            for extractor in (edits, requests):
+                last = getattr(extractor, name).out_proj
+                last.bias.sub_(common).mul_(times)
+                last.weight.mul_(times)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""
@@ -111,9 +139,64 @@ class LiveEditJob:
                 at = torch.isin(of, torch.tensor([n for n, name in enumerate(kept) if name == term], device=of.device))
                 weight = weights.locality if term == "locality" else weights.adversarial
                 found[term] = weight * kl_from_base(base[at], edited[at])
+        if self.light_steps:
+            return found
         usual = len(inside) + kept.count("locality")  # the gates learn from the benchmark's own cells alone
         places = [place for place, _ in asked[:usual]]
-        return {**found, **self._routing(seen[:usual], places, len(inside), phi, psi)}
+        gates = Features(*(torch.stack(some) for some in zip(*seen[:usual], strict=True)))
+        return {**found, **routing(gates, places, len(inside), phi, psi)}
+
+    # --- routing in steps of its own ------------------------------------------------------------------------------
+
+    @property
+    def light_steps(self) -> int:
+        """Steps on the routing alone before each step that runs the model above the site."""
+        return self.settings.routing_steps
+
+    def light_losses(self, step: int, draw: random.Random) -> Mapping[str, Tensor]:
+        """The routing among edits drawn from a pool, which grows by `routing` edits a step, so that running the model up to the
+        site is spread over the first steps."""
+        size = self.settings.routing
+        pool = order(len(self), 0, self.settings.seed)[: size * (step + 1)]
+        numbers = draw.sample(pool, min(size, len(pool)))
+        read = [self._read(number) for number in numbers]
+        inside, outside = [], []
+        for place, (known, away) in enumerate(read):
+            inside += [(place, one) for one in (known[0], *draw.sample(known[1:], min(1, len(known) - 1)))]
+            outside += [(place, one) for one in draw.sample(away, min(2, len(away)))]
+        edits = self._features("of_edit", [known[0] for known, _ in read])
+        asked = [*inside, *outside]
+        seen = self._features("of_request", [one for _, one in asked])
+        return routing(seen, [place for place, _ in asked], len(inside), edits.phi, edits.psi)
+
+    def _features(self, extractor: str, prompts: Sequence[tuple[Tensor, Tensor]]) -> Features:
+        module, device = self.module, self.vlm.device
+        questions = [question.to(device).float() for question, _ in prompts]
+        visuals = [visual.to(device).float() if len(visual) else module.blind for _, visual in prompts]
+        return getattr(module, extractor).many(questions, visuals, module.sentinel)
+
+    def _read(self, number: int) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+        """What leaves the site at the question's and the picture's tokens, of an edit's requests in scope, itself first, and out
+        of scope; run once, and kept in the model's precision."""
+        if number not in self._kept:
+            case = self.cases[number]
+            probes = list(usual_probes(case))
+            inside = [self._own(number), *(self._forced(one, case) for known, one in probes if known)]
+            outside = [self._forced(one, case) for known, one in probes if not known]
+            parts = [[one for one in some if self.requests.fits(one)] for some in (inside, outside)]
+            with torch.no_grad():
+                trunk = self._trunk([one for some in parts for one in some])
+                tokens, encoded = self.vlm.site_output(trunk, self.site), trunk.encoded
+                rows = [
+                    (row[question].clone(), row[visual].clone())
+                    for row, question, visual in zip(tokens, encoded.question_mask, encoded.visual_mask, strict=True)
+                ]
+            self._kept[number] = rows[: len(parts[0])], rows[len(parts[0]) :]
+        return self._kept[number]
+
+    @staticmethod
+    def _forced(probe: Probe, case: EditCase) -> Forced:
+        return Forced(probe.image, probe.question, case.request.answer)
 
     def _logits(self, rows: Trunk, experts: Sequence[Experts]) -> Tensor:
         with layers_acting(self.vlm, [{self.site: expert} for expert in experts], rows.encoded):
@@ -125,29 +208,6 @@ class LiveEditJob:
         with vlm.lock, torch.inference_mode(False), torch.no_grad():
             hidden = vlm.run_layers(part, part.hidden, part.layer)
             return base_log_probs(vlm, vlm.anatomy.finish(hidden[part.encoded.predict_mask]))
-
-    def _routing(
-        self, seen: Sequence[Features], places: Sequence[int], inside: int, phi: Tensor, psi: Tensor
-    ) -> dict[str, Tensor]:
-        """In scope the own edit must win, by the picture against the others and the sentinel, by the words against the others;
-        out of scope the sentinel must."""
-        hard, soft, wanted = [], [], torch.tensor(places, device=phi.device)
-        for one in seen:
-            hard.append(torch.cat([affinity(one.phi, phi), affinity(one.phi, one.sentinel)[None]]))
-            soft.append(affinity(one.psi, psi))
-        visual, texts = torch.stack(hard), torch.stack(soft)
-        own = wanted[:inside]
-        mine = texts[:inside].gather(1, own[:, None])[:, 0]
-        found = {"visual": F.cross_entropy(visual[:inside], own)}
-        found["text"] = F.cross_entropy(texts[:inside], own) + F.softplus(-mine).mean()
-        if len(phi) > 1:
-            rest = F.one_hot(own, len(phi)).logical_not()
-            found["text"] = found["text"] + F.softplus(texts[:inside][rest]).mean()
-        if len(seen) > inside:
-            away = visual[inside:]
-            pair = torch.stack([away.gather(1, wanted[inside:, None])[:, 0], away[:, -1]], 1)
-            found["sentinel"] = F.cross_entropy(pair, torch.ones_like(wanted[inside:]))
-        return found
 
     # --- cases --------------------------------------------------------------------------------------------------------
 
@@ -184,3 +244,28 @@ class LiveEditJob:
             Forced(p.image, p.question, answer or p.answer or (case.request.answer if case else "")) for p in chosen
         ]
         return [one for one in found if self.requests.fits(one)]
+
+
+def routing(seen: Features, places: Sequence[int], inside: int, phi: Tensor, psi: Tensor) -> dict[str, Tensor]:
+    """In scope the own edit must win, by the picture against the others and the sentinel, by the words against the others; out of
+    scope the sentinel must.
+
+    Args:
+        seen: (N, queries, width) each, of requests, the first `inside` of which are in scope.
+        places: the edit that each belongs to.
+        phi, psi: (E, queries, width) of the edits.
+    """
+    own, wanted = torch.tensor(places[:inside], device=phi.device), torch.tensor(places, device=phi.device)
+    visual = torch.cat([affinity(seen.phi[:, None], phi[None]), affinity(seen.phi, seen.sentinel)[:, None]], 1)
+    texts = affinity(seen.psi[:, None], psi[None])
+    mine = texts[:inside].gather(1, own[:, None])[:, 0]
+    found = {"visual": F.cross_entropy(visual[:inside], own)}
+    found["text"] = F.cross_entropy(texts[:inside], own) + F.softplus(-mine).mean()
+    if len(phi) > 1:
+        rest = F.one_hot(own, len(phi)).logical_not()
+        found["text"] = found["text"] + F.softplus(texts[:inside][rest]).mean()
+    if len(places) > inside:
+        away = visual[inside:]
+        pair = torch.stack([away.gather(1, wanted[inside:, None])[:, 0], away[:, -1]], 1)
+        found["sentinel"] = F.cross_entropy(pair, torch.ones_like(wanted[inside:]))
+    return found
