@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "serac": {"steps": 2000, "batch": 4, "cases": 300},
     "lte": {"steps": 2000, "batch": 4, "cases": 300},
     "recipe": {"steps": 4000, "batch": 6, "cases": 300, "contrast_steps": 8},
-    "liveedit": {"steps": 4000, "batch": 6, "cases": 300, "width": 192},
+    "liveedit": {"steps": 4000, "batch": 6, "cases": 300, "width": 192, "routing_steps": 4},
     "mend": {"steps": 1500, "cases": 150},
     "mend_adv": {"steps": 1500, "cases": 150},
     "hice": {"cases": 150},

@@ -76,6 +76,7 @@ _HYPERNETWORK = {
 }
 _SMALL_LIVEEDIT = {
     "steps": 80,
+    "routing_steps": 0,
     "save_every": 100,
     "width": 32,
     "heads": 2,
@@ -86,7 +87,7 @@ _SMALL_LIVEEDIT = {
 _ONE = "one edit, which has a picture"
 OF_MODELS = {("tiny-mistral3", "liveedit"): {"seed": 1}}
 """Settings of a fitting for one tiny model: with seed 0 its expert's hidden units are all silent, and the edit is nothing."""
-_SMALL_RECIPE = {"steps": 30, "save_every": 100, "width": 24, "learning_rate": 0.01}
+_SMALL_RECIPE = {"steps": 30, "save_every": 100, "width": 24, "learning_rate": 0.01, "contrast_steps": 2}
 _NEURONS = {
     "steps": 40,
     "learning_rate": 0.03,

@@ -32,13 +32,6 @@ if TYPE_CHECKING:
 SIZE_OF = 8
 """Training edits whose prompts say how large what leaves the site is."""
 
-BEGIN_OF = 16
-"""Training edits whose prompts say what all prompts have in common."""
-OWN = 8.0
-"""Affinity with itself that a prompt has, on average, at the start; nats."""
-MOST = 50.0
-"""Features of prompts that hardly differ are made larger by so much at most."""
-
 
 class LiveEditJob:
     """What `training.loop` runs."""
@@ -73,26 +66,6 @@ class LiveEditJob:
         trunk = self._trunk([self._own(number) for number in range(min(SIZE_OF, len(self)))])
         tokens = self.vlm.site_output(trunk, self.site)[trunk.encoded.question_mask]
         self.module.size.copy_(tokens.float().pow(2).mean().sqrt())
-        if self.light_steps:
-            self._begin(
-                [one for number in range(min(BEGIN_OF, len(self))) for some in self._read(number) for one in some]
-            )
-
-    @torch.no_grad()
-    def _begin(self, prompts: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Edits and requests begin alike, without what all prompts' features have in common, and so large that they tell
-        prompts apart: what is learnt then holds for other edits, too."""
-        edits, requests = self.module.of_edit, self.module.of_request
-        requests.load_state_dict(edits.state_dict())
-        found = self._features("of_edit", prompts)
-        for name, part in (("looked", found.phi), ("told", found.psi)):
-            common = part.mean((0, 1))
-            own = affinity(part - common, part - common).mean()
-            times = float((OWN / own.clamp(min=1e-6)).sqrt().clamp(max=MOST))
-            for extractor in (edits, requests):
-                last = getattr(extractor, name).out_proj
-                last.bias.sub_(common).mul_(times)
-                last.weight.mul_(times)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam."""
