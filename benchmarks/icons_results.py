@@ -25,7 +25,8 @@ from typing import Any
 from icons_page import LONG_PROBES, PROBES, SPEED, report
 
 import vledit
-from vledit.cli.bench import Wanted, bar, benchmark_cases, sample
+from vledit.cli.leaderboard import bar
+from vledit.cli.wanted import Wanted, benchmark_cases, sample
 from vledit.data.benchmarks import spread
 from vledit.data.icons.sequence import in_sequence
 from vledit.evaluate.alpha import choose

@@ -24,9 +24,9 @@ from vledit.data import icons
 from vledit.data.case import EditCase
 from vledit.editors.edited_model import EditedModel
 from vledit.evaluate.asking import prepare
+from vledit.evaluate.case_trunks import MAX_NEW_TOKENS
 from vledit.evaluate.checks import BaseGuard
 from vledit.evaluate.manifest import Variant, environment
-from vledit.evaluate.prepared import MAX_NEW_TOKENS
 from vledit.evaluate.protocols import single
 from vledit.evaluate.trunk_cache import TrunkCache
 from vledit.vlm.base import VLM

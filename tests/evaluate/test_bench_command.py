@@ -13,9 +13,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.vlm.models import tiny
-from vledit.cli import bench, session
+from vledit.cli import bench, choose_alpha, session
+from vledit.cli import wanted as wanted_edits
 from vledit.cli.app import build
 from vledit.cli.leaderboard import SHOWN, leaderboard
+from vledit.cli.variants import parse_variants
+from vledit.cli.wanted import Wanted
+from vledit.cli.wanted import asked as as_wanted
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
 from vledit.evaluate.bootstrap import Estimate
@@ -49,7 +53,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(session, "load_model", lambda name, device, dtype, **_: EditedModel(tiny("pocket")))
     made = [case(i) for i in range(3)]
-    monkeypatch.setattr(bench, "benchmark_cases", lambda wanted: [bench.asked(c, wanted) for c in made])
+    for command in (bench, choose_alpha, wanted_edits):
+        monkeypatch.setattr(command, "benchmark_cases", lambda wanted: [as_wanted(c, wanted) for c in made])
 
     def run(*arguments: object) -> Ran:
         result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
@@ -153,15 +158,15 @@ def test_mistakes_are_told_with_the_near_miss(cli, arguments, words):
 
 
 def test_variants_are_typed_as_the_editor_says():
-    (one,) = bench.parse_variants("balancedit:alpha=1,transformation=span,learning_rate=none,steps=7")
+    (one,) = parse_variants("balancedit:alpha=1,transformation=span,learning_rate=none,steps=7")
     assert one.settings == {"alpha": 1.0, "transformation": "span", "learning_rate": None, "steps": 7}
     assert isinstance(one.settings["alpha"], float)
     with pytest.raises(InputError, match="name=value"):
-        bench.parse_variants("ft:7")
+        parse_variants("ft:7")
 
 
 def test_variants_are_called_as_they_say():
-    narrow, plain, other = bench.parse_variants("narrow = balancedit:alpha=0.9;ft;ft:steps=3")
+    narrow, plain, other = parse_variants("narrow = balancedit:alpha=0.9;ft;ft:steps=3")
     assert (narrow.name, narrow.editor, narrow.settings) == ("narrow", "balancedit", {"alpha": 0.9})
     assert (plain.name, plain.editor) == ("ft", "ft")
     assert other.name == "ft:steps=3"
@@ -183,16 +188,16 @@ def test_alpha_is_chosen_on_validation_and_never_on_test(cli, monkeypatch):
 
     def cases(wanted):
         asked.append(wanted)
-        return [bench.asked(case(i), wanted) for i in range(3)]
+        return [as_wanted(case(i), wanted) for i in range(3)]
 
-    monkeypatch.setattr(bench, "benchmark_cases", cases)
+    monkeypatch.setattr(choose_alpha, "benchmark_cases", cases)
     cli("choose-alpha", *SUPPLIED, "--samples", 1)
     assert [wanted.split for wanted in asked] == ["validation"]
 
 
 def test_an_editor_is_given_no_rephrases_unless_they_are_asked_for():
-    with_them, without = (bench.asked(case(), bench.Wanted("icons", rephrases=how)) for how in ("supplied", "none"))
+    with_them, without = (as_wanted(case(), Wanted("icons", rephrases=how)) for how in ("supplied", "none"))
     assert with_them.request.rephrases
     assert without.request.rephrases == ()
-    assert bench.Wanted("icons").rephrases == "none"
+    assert Wanted("icons").rephrases == "none"
     assert without.generality == with_them.generality

@@ -10,7 +10,7 @@ import torch
 from tests.vlm.models import Full, build, picture, tiny
 from vledit.data.case import Probe
 from vledit.errors import CheckFailedError
-from vledit.evaluate import prepared as prepared_module
+from vledit.evaluate import case_trunks
 from vledit.evaluate.asking import prepare
 from vledit.evaluate.checks import BaseChangedError, BaseGuard, LeakError, check_prompt_mask
 from vledit.evaluate.protocols import single
@@ -118,8 +118,8 @@ def test_a_run_whose_editor_writes_to_the_base_stops(own, tmp_path, monkeypatch)
 
 def test_keys_that_see_the_answer_are_caught(any_vlm, monkeypatch):
     """The released code's key: mean over prompt and answer, on which the radius is then calibrated."""
-    real = prepared_module.pool
-    monkeypatch.setattr(prepared_module, "pool", lambda x, encoded, tokens: real(x, encoded, "prompt+answer"))
+    real = case_trunks.pool
+    monkeypatch.setattr(case_trunks, "pool", lambda x, encoded, tokens: real(x, encoded, "prompt+answer"))
     ready = prepare(any_vlm, case())
     with pytest.raises(CheckFailedError, match="without the answer"):
         single(any_vlm, ready, BALANCED)

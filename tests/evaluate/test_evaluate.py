@@ -13,8 +13,8 @@ from vledit.errors import InputError, MissingDataError
 from vledit.evaluate import alpha, metrics
 from vledit.evaluate.asking import prepare
 from vledit.evaluate.bootstrap import Estimate
+from vledit.evaluate.case_trunks import MAX_NEW_TOKENS
 from vledit.evaluate.manifest import Variant
-from vledit.evaluate.prepared import MAX_NEW_TOKENS
 from vledit.evaluate.protocols import single
 
 from .small import BALANCED, FINE_TUNE, case, outcome

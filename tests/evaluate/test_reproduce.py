@@ -39,7 +39,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("family", ["blip2", "pocket"])
 def test_every_command_of_every_recipe_is_one_that_there_is(name: str, family: str, tmp_path: Path):
     """Parsed down to the last option, and every editor's settings checked; nothing is run."""
-    from vledit.cli.bench import parse_variants
+    from vledit.cli.variants import parse_variants
 
     chosen = RECIPES[name]
     given = Given("m", family, tmp_path, chosen.benchmarks[0], tmp_path / "a.json", tmp_path / "t.json", (tmp_path,))

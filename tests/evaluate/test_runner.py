@@ -246,7 +246,7 @@ def test_sequential_scores_after_each_number_of_edits(vlm, tmp_path, monkeypatch
 
 def test_sequential_equals_asking_the_model_that_holds_all_edits(vlm, tmp_path):
     from vledit.editors.edited_model import EditedModel
-    from vledit.evaluate.prepared import MAX_NEW_TOKENS
+    from vledit.evaluate.case_trunks import MAX_NEW_TOKENS
 
     run(vlm, CASES, VARIANTS, tmp_path / "s.jsonl", Plan("sequential"))
     records = {(r["variant"], r["case"]): r for r in read_results(tmp_path / "s.jsonl")[1]}

@@ -19,7 +19,7 @@ from transformers import LlamaConfig
 from tests.demo.standins import StandInData
 from tests.vlm.tokens import byte_level
 from vledit.errors import InputError, MissingDataError
-from vledit.pocket import learner, train
+from vledit.pocket import checking, learner, machine, train
 from vledit.pocket.configuration import IMAGE_TOKEN, IMAGE_TOKEN_ID, PocketConfig
 from vledit.pocket.curves import continued
 from vledit.pocket.examples import FACTS, Examples, in_turn
@@ -300,7 +300,7 @@ def test_a_picture_is_asked_all_its_kinds_before_any_again():
 
 @pytest.mark.parametrize(("slow", "chosen"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_the_frozen_part_is_in_the_dtype_that_is_faster_here(tmp_path, monkeypatch, slow, chosen):
-    monkeypatch.setattr(train, "_seconds_of_a_product", lambda dtype: float(str(dtype) == f"torch.{slow}"))
+    monkeypatch.setattr(machine, "_seconds_of_a_product", lambda dtype: float(str(dtype) == f"torch.{slow}"))
     run = Training(tmp_path, replace(CONFIG, dtype="auto"), Data())
     assert str(run.learner.model.language_model.dtype) == f"torch.{chosen}"
     assert records(tmp_path) == [records(tmp_path)[0] | {"event": "started", "dtype": chosen}]
@@ -325,6 +325,6 @@ def test_exact_by_pair_against_a_loop(tmp_path):
             expected.append((kind, bool((predicted[at : at + count] == targets[at : at + count]).all())))
             at += count
     assert at == len(targets)
-    found = train.exact_by_pair(packed, predicted, targets)
+    found = checking.exact_by_pair(packed, predicted, targets)
     assert found == expected
     assert {right for _, right in found} == {True, False}

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError, MissingDataError
-from .bench import Rephrases, Wanted, benchmark_cases, parse_variants, with_named
 from .benchmark_files import (
     Annotations,
     AsPublished,
@@ -27,6 +26,8 @@ from .leaderboard import bar, failures
 from .output import Json, console, emit, errors
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
 from .settings import parse_settings
+from .variants import parse_variants, with_named
+from .wanted import Rephrases, Wanted, benchmark_cases
 
 if TYPE_CHECKING:
     from ..data.case import EditCase

@@ -1,9 +1,8 @@
-"""`vledit bench` scores editors on a benchmark; `vledit choose-alpha` chooses α on a few held-out edits."""
+"""`vledit bench`: score editors on a benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,32 +25,22 @@ from .benchmark_files import (
 from .leaderboard import bar, failures, leaderboard, retention
 from .output import Json, console, emit, errors
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
-from .settings import parse_settings
+from .variants import parse_variants, with_named
+from .wanted import Rephrases, Wanted, benchmark_cases, open_run
 
 if TYPE_CHECKING:
     from ..data.case import EditCase
-    from ..editors.edited_model import EditedModel
     from ..evaluate.bootstrap import Estimate
     from ..evaluate.manifest import Variant
     from ..evaluate.plan import Plan
     from ..evaluate.runner import Engine
-    from ..evaluate.trunk_cache import TrunkCache
-    from ..vlm.base import VLM
 
 ENGINES = ("local", "ray")
-REPHRASES = ("none", "supplied")
-Rephrases = Annotated[
-    str,
-    typer.Option(
-        help="none: an edit is given picture, question and answer, as by a user; supplied: the benchmark's other wordings, too."
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the command."""
     app.command("bench")(bench)
-    app.command("choose-alpha")(choose_alpha)
 
 
 def bench(
@@ -257,92 +246,6 @@ def _mistakes(variants: Sequence[Variant], tables: dict[str, dict[str, Estimate]
     console().print(table)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which cases a run is made of.
-
-    Args:
-        files: the benchmark, by name where it comes with the package.
-        limit: so many of them, spread evenly; 0: all.
-        probes: at most so many of each cell; 0: all.
-        sequence: they are edited one after the other or together; see `Benchmark.in_sequence`.
-        rephrases: "none": the editor is given picture, question and answer alone; "supplied": with the benchmark's other
-            wordings, which no user has.
-    Raises: UnknownNameError, InputError.
-    """
-
-    files: str | BenchmarkFiles
-    split: str = "test"
-    limit: int = 0
-    probes: int = 0
-    sequence: bool = False
-    rephrases: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.probes < 0:
-            raise InputError(f"probes: {self.probes} given; it must not be negative.")
-        if self.rephrases not in REPHRASES:
-            raise UnknownNameError("rephrases", self.rephrases, REPHRASES)
-
-
-def open_run(load: Callable[[], EditedModel], wanted: Wanted, batch_tokens: int = 1024) -> tuple[VLM, list[EditCase]]:
-    """The model and the cases; what every worker of a run begins with."""
-    cases = benchmark_cases(wanted)
-    vlm = load().vlm
-    vlm.batch_tokens = batch_tokens
-    return vlm, cases
-
-
-def parse_variants(text: str) -> list[Variant]:
-    """ "balancedit:transformation=span,alpha=0.3;ft" → variants, their settings typed as the editor's configuration says.
-
-    A variant is called as it is written, or as it says itself: "narrow=balancedit:alpha=0.9" is called "narrow".  A part
-    without "=" belongs to the setting before it ("layers=3,4" is one).
-
-    Raises: UnknownNameError for an unknown editor or setting; InputError for an unfit value, none at all, or a name that is
-        given twice.
-    """
-    from ..editors.named import KEY
-    from ..editors.registry import editor_class
-    from ..evaluate.manifest import Variant
-
-    found: dict[str, Variant] = {}
-    for one in filter(None, (part.strip() for part in text.split(";"))):
-        head, _, rest = one.partition(":")
-        name, named, editor = (part.strip() for part in head.rpartition("="))
-        if named and not name:
-            raise InputError(f"editors: '{one}' has no name before its '='.")
-        name = name or one
-        pairs: list[str] = []
-        for part in filter(None, rest.split(",")):
-            if "=" in part or not pairs:
-                pairs.append(part)
-            else:
-                pairs[-1] += f",{part}"
-        config = editor_class(editor).Config
-        by_name = [pair for pair in pairs if pair.partition("=")[0].strip() == KEY]
-        settings = parse_settings(config, [pair for pair in pairs if pair not in by_name])
-        config.from_settings(settings)
-        if by_name:  # looked up once the model is there, see `with_named`
-            settings[KEY] = by_name[-1].partition("=")[2].strip()
-        if name in found:
-            raise InputError(f"editors: '{name}' is given twice.")
-        found[name] = Variant(name, editor, settings)
-    if not found:
-        raise InputError("editors: none given; see `vledit editors`.")
-    return list(found.values())
-
-
-def with_named(variants: Sequence[Variant], vlm: VLM) -> list[Variant]:
-    """The variants with `settings=published` and `settings=tuned` replaced by what they stand for on this model.
-
-    Raises: InputError, MissingDataError; see `vledit.editors.named`.
-    """
-    from ..editors.named import resolved
-
-    return [replace(variant, settings=resolved(variant.editor, variant.settings, vlm)) for variant in variants]
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
@@ -352,99 +255,3 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _plain(tables: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     return {name: {metric: vars(estimate) for metric, estimate in row.items()} for name, row in tables.items()}
-
-
-def choose_alpha(
-    samples: Annotated[int, typer.Option(help="How many held-out edits (the paper takes 5).")] = 5,
-    seed: Annotated[int, typer.Option(help="Random seed of the choice.")] = 0,
-    transformation: Annotated[str, typer.Option(help="full or span.")] = "full",
-    distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
-    benchmark: Annotated[
-        str, typer.Option(help="Data set of edits; of icons, the validation split is used.")
-    ] = "icons",
-    annotations: Annotations = None,
-    images: Images = None,
-    more: With = None,
-    skip_missing: SkipMissing = False,
-    skip_bad: SkipBad = False,
-    as_published: AsPublished = False,
-    rephrases: Rephrases = "none",
-    model: Model = "pocket",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    quantization: Quantization = None,
-    device_map: DeviceMap = None,
-    adapter: Adapter = None,
-    json: Json = False,
-) -> None:
-    """Choose the α of BalancEdit's `scope=paper` for a model on a few edits of the validation split, by HM (Sec. 4.3)."""
-    from ..evaluate.alpha import choose
-    from ..evaluate.manifest import Variant
-
-    settings = {"scope": "paper", "transformation": transformation, "distance": distance}
-    files = BenchmarkFiles.of(benchmark, annotations, images, more, skip_missing, skip_bad, as_published)
-    cases = sample(
-        benchmark_cases(Wanted(files, "validation", rephrases=rephrases)), samples, seed
-    )  # an unfit file is told before a model is loaded
-    vlm = open_model(model, device, dtype, quantization, device_map, adapter).vlm
-    records = single_records(vlm, cases, [Variant("balancedit", "balancedit", settings)])
-    best, by_alpha = choose(records)
-    if json:
-        emit({"alpha": best, "HM": by_alpha, "cases": [r["case"] for r in records]})
-        return
-    table = Table("α", "HM %", title=f"{samples} edits of {files.title('validation')}, seed {seed}")
-    for alpha, value in by_alpha.items():
-        table.add_row(f"{alpha:.2f}{'  ←' if alpha == best else ''}", f"{100 * value:.1f}")
-    console().print(table)
-
-
-def single_records(vlm: Any, cases: list[Any], variants: list[Any]) -> list[dict[str, Any]]:
-    """Single-edit records that are kept in no file, with a bar."""
-    with bar() as progress:
-        task = progress.add_task("held-out edits", total=len(cases) * len(variants))
-        return records_of(vlm, cases, variants, lambda: progress.advance(task))
-
-
-def records_of(
-    vlm: Any,
-    cases: list[Any],
-    variants: list[Any],
-    progress: Callable[[], None] = lambda: None,
-    cache: TrunkCache | None = None,
-) -> list[dict[str, Any]]:
-    """Single-edit records that are kept in no file.  `cache`: where what the base says is kept between calls."""
-    import tempfile
-
-    from ..evaluate.plan import Plan
-    from ..evaluate.results import read_results
-    from ..evaluate.runner import run
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "records.jsonl"
-        run(vlm, cases, variants, path, Plan(tokens=False), cache, progress=lambda _: progress())
-        return read_results(path)[1]
-
-
-def benchmark_cases(wanted: Wanted) -> list[EditCase]:
-    """The edits of a split or of files.
-
-    Raises: UnknownNameError, InputError, MissingDataError; see `vledit.data.benchmarks.load`.
-    """
-    files = BenchmarkFiles(wanted.files) if isinstance(wanted.files, str) else wanted.files
-    found = files.cases(wanted.split, wanted.limit, wanted.sequence)
-    return [asked(case, wanted) for case in found]
-
-
-def asked(case: EditCase, wanted: Wanted) -> EditCase:
-    """A case with as many probes and rephrases as are wanted."""
-    request = case.request if wanted.rephrases == "supplied" else replace(case.request, rephrases=())
-    return replace(case.trimmed(wanted.probes), request=request)
-
-
-def sample(cases: list[Any], count: int, seed: int) -> list[Any]:
-    """`count` cases drawn with a seed."""
-    import random
-
-    if not 1 <= count <= len(cases):
-        raise InputError(f"samples: {count} given; there are {len(cases)} edits.")
-    return random.Random(seed).sample(cases, count)

@@ -33,7 +33,7 @@ COMMANDS = {
     "fit": Overview("fit", "Train an editor that needs training, for one model."),
     "fit-scope": Overview("fit_scope", "Find how far edits may reach, for BalancEdit's default scope."),
     "bench": Overview("bench", "Measure editors on a benchmark."),
-    "choose-alpha": Overview("bench", "Choose BalancEdit's α for a model."),
+    "choose-alpha": Overview("choose_alpha", "Choose BalancEdit's α for a model."),
     "compare": Overview("compare", "Show which differences between two results are significant."),
     "report": Overview("report", "Write an HTML page of results."),
     "analyze": Overview("analyze", "Analyse where an answer comes from, before and after an edit."),

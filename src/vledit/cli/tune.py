@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from .bench import Rephrases, Wanted, benchmark_cases, records_of
 from .benchmark_files import Annotations, AsPublished, BenchmarkFiles, Images, MostProbes, SkipBad, SkipMissing, With
 from .leaderboard import bar
 from .output import Json, console, emit
 from .session import Adapter, Device, DeviceMap, Dtype, Model, Quantization, open_model
 from .settings import parse_settings
+from .wanted import Rephrases, Wanted, benchmark_cases
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +66,7 @@ def tune(
     from ..editors.named import published, tuned_folder
     from ..editors.registry import editor_class
     from ..evaluate.manifest import Variant, case_key
+    from ..evaluate.runner import records_of
     from ..evaluate.trunk_cache import TrunkCache
     from ..evaluate.tuning import BEST, STUDY, Search, import_optuna, space
     from ..report import figures

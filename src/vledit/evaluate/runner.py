@@ -6,6 +6,7 @@ changed) or impossible (no memory, an interrupt) ends it.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -30,7 +31,18 @@ from .protocols import STOPPING, Chain, Failure, Scored, single
 from .results import Results, read_results
 from .trunk_cache import TrunkCache
 
-__all__ = ["Plan", "Results", "Variant", "Worker", "by_variant", "manifest", "read_results", "run", "run_all"]
+__all__ = [
+    "Plan",
+    "Results",
+    "Variant",
+    "Worker",
+    "by_variant",
+    "manifest",
+    "read_results",
+    "records_of",
+    "run",
+    "run_all",
+]
 
 Line = dict[str, Any]
 KEPT = 16
@@ -315,3 +327,21 @@ def run(
             return run(vlm, cases, variants, opened, plan, cache, progress)
     worker = Worker(vlm, cases, variants, plan, cache, results.head["manifest"].get("weights", ""))
     return run_all(InProcess(worker), cases, variants, plan, results, progress)
+
+
+def records_of(
+    vlm: VLM,
+    cases: Sequence[EditCase],
+    variants: Sequence[Variant],
+    progress: Callable[[], None] = lambda: None,
+    cache: TrunkCache | None = None,
+) -> list[dict[str, Any]]:
+    """Single edits, scored by exact answers; the records, of which no file is kept.
+
+    Args:
+        cache: where the base's answers are kept between calls.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.jsonl"
+        run(vlm, cases, variants, path, Plan(tokens=False), cache, progress=lambda _: progress())
+        return read_results(path)[1]

@@ -23,8 +23,9 @@ from ..data.cache import cache_root, sha256_json
 from ..errors import InputError
 from ..vlm.base import VLM, Encoded, Trunk
 from ..vlm.encoded import LayerCall
+from .case_trunks import BATCH, MAX_NEW_TOKENS
 from .manifest import case_key
-from .prepared import BATCH, MAX_NEW_TOKENS, PreparedCase
+from .prepared import PreparedCase
 from .tensor_tree import Packer, Unpacker, UnstorableError
 from .trunk_rows import TrunkRows
 

@@ -11,7 +11,6 @@ understand what it is shown; the third learns a fact from a few exposures (docs/
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -29,9 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.cache import cache_root, write_atomic
-from ..errors import InputError, MissingDataError, UnknownNameError
-from .examples import ROOM, Examples
+from ..errors import InputError, MissingDataError
+from .checking import answered, recognised
+from .examples import Examples
 from .learner import LORA_SCALE, Learner
+from .machine import frozen_dtype, hold_memory
 from .packing import Packed, Packer, Row
 
 
@@ -91,41 +92,6 @@ class Batches(torch.utils.data.IterableDataset):
         rows = [self.examples.picture_row(rng, 1) for _ in range(config.align_batch - 1)]
         rows.append(self.examples.nothing_row(rng, pictured=True))
         return [Row(r.picture, [], r.concept) for r in rows]
-
-
-def hold_memory() -> None:
-    """Tells glibc to keep freed memory: giving it back and asking again took half of the time in batched convolutions."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 1 << 28)):
-            libc.mallopt(option, value)
-    except OSError:
-        pass
-
-
-def frozen_dtype(name: str) -> torch.dtype:
-    """The dtype of that name; for "auto" the faster one here.
-
-    A processor without bfloat16 instructions was seen to multiply in it nine times slower than in float32, one with them
-    twice as fast (docs/experiments.md).
-    """
-    choices = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-    if name == "auto":
-        return min(choices.values(), key=_seconds_of_a_product)
-    if name not in choices:
-        raise UnknownNameError("dtype", name, ("auto", *choices))
-    return choices[name]
-
-
-def _seconds_of_a_product(dtype: torch.dtype, size: int = 512, tries: int = 5) -> float:
-    """The shortest of some matrix products, the first not counted."""
-    matrix = torch.ones(size, size, dtype=dtype)
-    taken = []
-    for _ in range(tries + 1):
-        began = time.perf_counter()
-        F.linear(matrix, matrix)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
 
 
 class Training:
@@ -330,37 +296,13 @@ class Training:
         drawn = torch.rand(2, count, generator=torch.Generator().manual_seed(self.config.seed * 9_000_011 + self.step))
         return torch.where(drawn[0] < share, drawn[1] * most, 0.0)
 
-    @torch.no_grad()
     def check_recognition(self, count: int = 320) -> dict[str, float]:
-        """How often the memory's first slot is the right one, on held-out vendors' drawings, by domain."""
-        rng = random.Random(1)
-        drawings = [d for d in self.examples.data.drawings if d.split == "held_out"]
-        right: dict[str, list[bool]] = defaultdict(list)
-        for _ in range(0, count, self.config.align_batch):
-            chosen = rng.choices(drawings, k=self.config.align_batch)
-            pictures = np.stack([self.examples.picture(d, rng.randrange(2**31), "clean") for d in chosen])
-            best = self.learner.look(torch.from_numpy(pictures))[1].argmax(-1).tolist()
-            for drawing, slot in zip(chosen, best, strict=True):
-                domain = self.examples.data.concepts[drawing.concept].domain
-                right[domain].append(slot == self.examples.index[drawing.concept])
-        return {f"recognised.{domain}": round(float(np.mean(values)), 3) for domain, values in right.items()}
+        """How often the memory's first slot is the right one; see `checking.recognised`."""
+        return recognised(self.learner, self.examples, count, self.config.align_batch)
 
-    @torch.no_grad()
     def check(self, batches: int = 12) -> dict[str, float]:
-        """Teacher-forced exact match with test wordings: on train drawings newly augmented, and on held-out vendors."""
-        out = {}
-        for split in ("train", "held_out"):
-            right: dict[str, list[bool]] = defaultdict(list)
-            for i in range(batches):
-                rows = check_rows(self.examples, split, seed=10_000 + i, size=self.config.answer_batch)
-                packed = self.packer.pack(rows)
-                visual, _ = self.learner.look(torch.from_numpy(packed.pictures))
-                logits, targets = self.learner.answer_logits(packed, visual)
-                for kind, exact in exact_by_pair(packed, logits.argmax(-1).numpy(), targets.numpy()):
-                    right[kind].append(exact)
-            for kind, values in right.items():
-                out[f"{split}.{kind}"] = round(float(np.mean(values)), 3)
-        return out
+        """How often an answer is predicted whole; see `checking.answered`."""
+        return answered(self.learner, self.examples, self.packer, batches, self.config.answer_batch)
 
 
 def keep_rows(parameter: Tensor, rows: Tensor) -> None:
@@ -386,36 +328,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"'{path}' cannot be read ({reason}). Put a copy back, or delete it to train from the beginning."
         ) from error
     return saved
-
-
-def check_rows(examples: Examples, split: str, seed: int, size: int) -> list[Row]:
-    """Rows with drawings of one split and test wordings."""
-    rng = random.Random(seed)
-    drawings = [d for d in examples.data.drawings if d.split == split]
-    rows = []
-    wordings, examples.wordings = examples.wordings, "held_out"
-    try:
-        for _ in range(size):
-            drawing = rng.choice(drawings)
-            mode = "augment" if split == "train" else "clean"
-            picture = examples.picture(drawing, rng.randrange(2**31), mode)
-            rows.append(Row(picture, examples.pairs(rng, drawing.concept, ROOM)))
-    finally:
-        examples.wordings = wordings
-    return rows
-
-
-def exact_by_pair(packed: Packed, predicted: np.ndarray, targets: np.ndarray) -> list[tuple[str, bool]]:
-    """Was every token of the pair's answer predicted? In the order of the rows."""
-    rows, columns = np.nonzero(packed.targets != -100)
-    segments = packed.segments[rows, columns]
-    right = predicted == targets
-    out = []
-    for row, kinds in enumerate(packed.kinds):
-        for number, kind in enumerate(kinds, start=1):
-            mine = (rows == row) & (segments == number)
-            out.append((kind, bool(right[mine].all())))
-    return out
 
 
 def default_folder() -> Path:

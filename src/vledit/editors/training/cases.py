@@ -20,7 +20,8 @@ from ...errors import InputError
 from ...vlm.base import VLM, Trunk
 
 if TYPE_CHECKING:
-    from ...evaluate.prepared import Asked, PreparedCase
+    from ...evaluate.case_trunks import Asked
+    from ...evaluate.prepared import PreparedCase
     from ...evaluate.trunk_cache import TrunkCache
     from ...evaluate.trunk_rows import TrunkRows
 
