@@ -9,8 +9,8 @@ import pytest
 
 from tests.vlm.models import build
 from vledit.errors import InputError
-from vledit.evaluate import prepared as prepared_module
 from vledit.evaluate.asking import prepare
+from vledit.evaluate.case_trunks import _identity
 from vledit.evaluate.held import Held
 from vledit.evaluate.protocols import outcomes_of, single
 from vledit.evaluate.runner import Plan, run
@@ -43,7 +43,7 @@ def test_nothing_is_run_again(vlm, tmp_path, monkeypatch):
     acting, routing = held.acting(kept)
     assert outcomes_of(kept, "ft", acting, routing)[0].new
     generated = {row for row, one in enumerate(kept.asked) if one.is_locality and row not in kept.base_top}
-    wanted = {prepared_module._identity(kept.asked[row].probe.image) for row in generated}
+    wanted = {_identity(kept.asked[row].probe.image) for row in generated}
     assert set(kept._pictures) <= wanted
 
 

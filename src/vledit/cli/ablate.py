@@ -57,7 +57,7 @@ def ablate(
     ] = "balancedit:scope=paper;balancedit;ft;grace",
     values: Annotated[
         str,
-        typer.Option(help="anchors, distance, layer: values to try in place of the usual ones, with commas between."),
+        typer.Option(help="anchors, distance, layer: values to try instead of the usual ones, separated by commas."),
     ] = "",
     at: Annotated[
         str, typer.Option(help="sequential: after which numbers of edits to score; default: 1, 5, 10, 20, 50 …")

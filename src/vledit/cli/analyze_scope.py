@@ -45,9 +45,9 @@ def scope(
     as_published: AsPublished = False,
     split: Split = "validation",
     limit: Annotated[int, typer.Option(help="Number of edits, spread evenly over the split; 0: all.")] = 40,
-    probes: Annotated[int, typer.Option(help="Most questions of each kind, taken from the front.")] = 4,
+    probes: Annotated[int, typer.Option(help="At most this many questions of each kind, the first ones.")] = 4,
     layers: Annotated[
-        str, typer.Option(help="Decoder layers whose entering state is tried too, e.g. 22,24,28; empty: every fourth.")
+        str, typer.Option(help="Decoder layers whose input is tried as well, e.g. 22,24,28; empty: every fourth.")
     ] = "",
     fit: Annotated[
         int, typer.Option(help="Edits of icons' train split that the whitening is fitted on; 0: no whitened keys.")
@@ -55,7 +55,8 @@ def scope(
     answers: Annotated[
         bool,
         typer.Option(
-            help="Ask the base about the pictures, too: which other drawings it recognises, which near pictures it answers alike."
+            help="Also ask the base about the pictures, to find which other drawings it recognises and which "
+            "near pictures get the same answer."
         ),
     ] = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG or SVG file.")] = None,

@@ -47,9 +47,9 @@ def bench(
     editors: Annotated[
         str,
         typer.Option(
-            help="Editors, separated by ';', with settings and, before '=', a name of yours: "
-            "'span=balancedit:transformation=span,alpha=0.3;ft'. 'ft:settings=published' has the authors' settings, "
-            "'ft:settings=tuned' what `vledit tune` found."
+            help="Editors, separated by ';', each with settings and, if you like, a name of your own before "
+            "'=': 'span=balancedit:transformation=span,alpha=0.3;ft'. 'ft:settings=published' uses the "
+            "authors' settings, 'ft:settings=tuned' those that `vledit tune` found."
         ),
     ] = "balancedit;ft",
     benchmark: BenchmarkName = "icons",
@@ -78,7 +78,8 @@ def bench(
         bool,
         typer.Option(
             "--as-released",
-            help="Run each editor again with the known mistakes of its released code: which printed figures do they give?",
+            help="Also run each editor with the known mistakes of its released code, to see which printed "
+            "figures they explain.",
         ),
     ] = False,
     protocol: Annotated[

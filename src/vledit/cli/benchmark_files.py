@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Data set of edits; see `vledit data list`.")]
 Split = Annotated[str, typer.Option(help="Split of icons: train, validation or test.")]
-MostProbes = Annotated[int, typer.Option(help="Most questions of each kind, taken from the front; 0: all.")]
+MostProbes = Annotated[int, typer.Option(help="At most this many questions of each kind, the first ones; 0: all.")]
 Annotations = Annotated[Path | None, typer.Option(help="Annotation file of a benchmark that is read from files.")]
 Images = Annotated[
     list[Path] | None, typer.Option("--images", help="Folder of the benchmark's pictures (may be repeated).")

@@ -36,15 +36,15 @@ def models(
         str | None,
         typer.Option(
             "--check",
-            help="Say whether this model (name, folder or Hugging Face id) can be edited, and where; loads no weights. "
-            "Exit code 2 where it cannot.",
+            help="Check whether this model (name, folder or Hugging Face id) can be edited, and at which "
+            "sites; loads no weights. Exit code 2 if it cannot.",
         ),
     ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="With --check: run the Python code that the checkpoint carries. It may do all that you may; read it first.",
+            help="With --check: run the Python code in the checkpoint. It runs with your permissions; read it first.",
         ),
     ] = False,
     edits: Annotated[int, typer.Option(help="With --estimate: number of edits.")] = 1000,

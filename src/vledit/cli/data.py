@@ -134,8 +134,8 @@ def edits(
         list[str] | None,
         typer.Option(
             "--only",
-            help="Parts to choose anew: ids (drawings that training saw), held_out (drawings by other hands), text (no "
-            "picture); may be repeated; default: all.",
+            help="Parts to choose again: ids (drawings that training saw), held_out (drawings by held-out "
+            "vendors), text (no picture); may be repeated; default: all.",
         ),
     ] = None,
     json: Json = False,

@@ -61,9 +61,7 @@ def okedit(
     ] = 0,
     concurrency: Annotated[int, typer.Option(help="Concurrent requests.", rich_help_panel=MODEL_PANEL)] = 4,
     rate: Annotated[float, typer.Option(help="Requests per minute; 0: no limit.", rich_help_panel=MODEL_PANEL)] = 0,
-    retries: Annotated[
-        int, typer.Option(help="Retries of a request that failed in transit.", rich_help_panel=MODEL_PANEL)
-    ] = 5,
+    retries: Annotated[int, typer.Option(help="Retries of a failed request.", rich_help_panel=MODEL_PANEL)] = 5,
     timeout: Annotated[float, typer.Option(help="Timeout of a request in seconds.", rich_help_panel=MODEL_PANEL)] = 120,
     price_in: Annotated[
         float, typer.Option(help="Price of a million prompt tokens in dollars.", rich_help_panel=MODEL_PANEL)
@@ -104,7 +102,8 @@ def okedit(
     tries: Annotated[
         int,
         typer.Option(
-            help="Pictures made at most for each of the two, while too few are accepted.", rich_help_panel=WANT_PANEL
+            help="At most this many pictures are made for each of the two kinds while too few are accepted.",
+            rich_help_panel=WANT_PANEL,
         ),
     ] = 20,
     least: Annotated[

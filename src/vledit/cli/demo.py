@@ -33,7 +33,7 @@ def demo(
         Path, typer.Option("--out", "-o", help="Folder for the page, the pictures and the codebook.")
     ] = Path("demo"),
     brand: Annotated[
-        str | None, typer.Option(help="Whose mark is renamed.  [default: Apple]", show_default=False)
+        str | None, typer.Option(help="The brand whose mark is renamed.  [default: Apple]", show_default=False)
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="The new name.  [default: Dell]", show_default=False)] = None,
     model: Model = "pocket",

@@ -38,11 +38,11 @@ def register(app: typer.Typer) -> None:
 
 def fit(
     editor: Annotated[
-        str, typer.Option(help="Editor that is fitted to a model before its first edit; see `vledit editors`.")
+        str, typer.Option(help="Editor that has to be trained for a model before its first edit; see `vledit editors`.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run and of what it learns; default: where the editor looks for it by itself."),
+        typer.Option(help="Folder of the run and its result; by default where the editor looks for it."),
     ] = None,
     benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
@@ -56,29 +56,30 @@ def fit(
         bool,
         typer.Option(
             "--devqa",
-            help="Give every case De-VQA's cells, e.g. for the adversarial terms T1I3 (RI), T1I4 (NI), T2I2 (CI).",
+            help="Add De-VQA's cells to every case, e.g. for the adversarial terms T1I3 (RI), T1I4 (NI), T2I2 (CI).",
         ),
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; by default the editor's own number.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop training after this many minutes and keep what was learnt.")
     ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Write a checkpoint every so many steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Number of steps between checkpoints.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: a further setting of the training (may be repeated).")
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew; without it, a run that is in the folder is gone on with.")
+        bool, typer.Option("--restart", help="Start over instead of continuing the run in the folder.")
     ] = False,
     published: Annotated[
-        bool, typer.Option("--published", help="The authors' settings for the model's family, where there are any.")
+        bool,
+        typer.Option("--published", help="Use the authors' settings for the model's family, if they published any."),
     ] = False,
     curve: Annotated[Path | None, typer.Option(help="Draw the learning curve into this PNG or SVG file.")] = None,
     settings: Annotated[bool, typer.Option("--settings", help="List the settings of the fitting and stop.")] = False,
     cache_gb: Annotated[
         float, typer.Option(help="Disk space for cached activations, in GB; 0 turns the cache off.")
     ] = 8.0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: as many as PyTorch takes.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: PyTorch's default.")] = 0,
     model: Model = "pocket",
     device: Device = "cpu",
     dtype: Dtype = "float32",

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def fit_scope(
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the fitting; default: where the editor looks for it.")
+        Path | None, typer.Option(help="Folder of the result; by default where the editor looks for it.")
     ] = None,
     benchmark: BenchmarkName = "icons",
     annotations: Annotations = None,
@@ -49,7 +49,8 @@ def fit_scope(
     others: Annotated[
         int,
         typer.Option(
-            help="Further edits whose keys alone are read, to find how the radius narrows with the number of edits; 0: none."
+            help="Number of further edits of which only the keys are read, to find how the radius narrows "
+            "with the number of edits; 0: none."
         ),
     ] = 440,
     text: Annotated[
@@ -57,7 +58,8 @@ def fit_scope(
         typer.Option(
             "--text",
             metavar="BENCHMARK:SPLIT",
-            help="Edits without a picture that tell how far such edits reach, all of them; e.g. icons-text:validation.",
+            help="Edits without a picture, BENCHMARK:SPLIT (e.g. icons-text:validation), on which the radius "
+            "of such edits is found.",
         ),
     ] = "",
     key_sites: Annotated[
@@ -72,7 +74,7 @@ def fit_scope(
         str,
         typer.Option(metavar="BENCHMARK:SPLIT", help="Edits on which one of several key sites is chosen."),
     ] = "icons:validation",
-    probes: Annotated[int, typer.Option(help="Most probes of each cell.")] = 2,
+    probes: Annotated[int, typer.Option(help="At most this many probes of each cell.")] = 2,
     distance: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
     model: Model = "pocket",
     device: Device = "cpu",

@@ -34,9 +34,7 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option(help="Write the same tables as Markdown.", show_default=False)
     ] = None,
-    cases: Annotated[
-        int, typer.Option(help="How many cases can be browsed, spread evenly over those there are.")
-    ] = 200,
+    cases: Annotated[int, typer.Option(help="Number of cases to include for browsing, spread evenly.")] = 200,
     picture_mb: Annotated[
         float, typer.Option(help="Megabytes of pictures in the page: the edited first, then those of failing probes.")
     ] = 1.5,

@@ -35,7 +35,7 @@ def reproduce(
     ] = False,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="Checkpoint; default: the first that the paper has. See `vledit models`."),
+        typer.Option("--model", "-m", help="Checkpoint; by default the first in the paper. See `vledit models`."),
     ] = "",
     benchmark: Annotated[
         str, typer.Option(help="Benchmark; by default the paper's first. `icons` is enough to try a recipe out.")

@@ -26,8 +26,8 @@ def serve(
         Path | None,
         typer.Option(
             "--edits",
-            help="Folder that `EditedModel.save_pretrained` wrote: edits of any editor. Weight edits and memories stay as they "
-            "are; its codebook is taken into the store.",
+            help="Folder written by `EditedModel.save_pretrained`, with edits of any editor. Its weight "
+            "edits and memories are read-only; its codebook is imported into the store.",
         ),
     ] = None,
     store: Annotated[
@@ -43,9 +43,9 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")] = 8000,
     open_read: Annotated[bool, typer.Option("--open-read", help="Allow asking and viewing without a token.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Most questions that are answered in one batch.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="At most this many questions are answered in one batch.")] = 8,
     waiting: Annotated[
-        int, typer.Option(min=1, help="Most questions that may wait; further ones are refused with status 429.")
+        int, typer.Option(min=1, help="At most this many questions may wait; further ones are refused with status 429.")
     ] = 64,
     rate: Annotated[int, typer.Option(min=0, help="Requests per minute for each token or address; 0: no limit.")] = 0,
     engine: Annotated[

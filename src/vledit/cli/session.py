@@ -18,7 +18,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Name (see `vledit mod
 Device = Annotated[str, typer.Option(help="cpu, cuda, … or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (bf16) or float16 (fp16).")]
 Quantization = Annotated[
-    str | None, typer.Option(help="8bit or 4bit; the edited layer is left out of it. Needs bitsandbytes.")
+    str | None, typer.Option(help="8bit or 4bit; the edited layer is not quantised. Needs bitsandbytes.")
 ]
 DeviceMap = Annotated[
     str | None, typer.Option("--device-map", help="auto: spread the model over all devices, instead of --device.")

@@ -51,7 +51,9 @@ def tune(
     restart: Annotated[bool, typer.Option("--restart", help="Start over and delete the search in the folder.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Picture of what was tried; its CSV is written beside it. Default: in the folder."),
+        typer.Option(
+            help="Plot of all trials; a CSV file of the same name is written beside it. Default: in the folder."
+        ),
     ] = None,
     model: Model = "pocket",
     device: Device = "cpu",
