@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -51,7 +52,7 @@ def _kept(image: Any, pictures: Path) -> Path | None:
     if image is None:
         return None
     pictures.mkdir(parents=True, exist_ok=True)
-    path = pictures / f"{picture_key(image)[:24].replace('/', '-')}.webp"
+    path = pictures / f"{re.sub(r'[^0-9A-Za-z]', '-', picture_key(image)[:24])}.webp"
     if not path.exists():
         opened = open_picture(image)
         opened.save(path, lossless=True, method=4)
