@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from vledit.cli.wanted import asked as as_wanted
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError
 from vledit.evaluate.bootstrap import Estimate
-from vledit.evaluate.metrics import COSTS
+from vledit.evaluate.metrics import COSTS, estimates
+from vledit.evaluate.prepared import PreparedCase
 from vledit.evaluate.results import read_results
 
-from .small import case
+from .small import case, outcome
 
 QUICK = "steps=200,learning_rate=0.05,margin=1.0"
 SUPPLIED = ("--rephrases", "supplied")  # tiny models make none that is fit
@@ -181,6 +182,23 @@ def test_a_leaderboard_of_three_can_be_read_on_a_terminal_of_80_columns():
     assert all(name in text for name in SHOWN)
     assert "…" not in text
     assert text.count("89.7") == 3 * len(SHOWN)
+
+
+def test_pictures_that_training_never_saw_and_cells_of_ones_own_have_lines_of_their_own():
+    asked = [PreparedCase.of(tiny("pocket"), replace(case(n), tags={"seen": ("no", "yes")[n]}), 2) for n in (0, 1)]
+    assert [one.asked[0].tags() for one in asked] == [{"seen": "no"}, {"seen": "yes"}]
+    outcomes = [
+        *(outcome(f"seen {n}", "edit", True, tags={"seen": "yes"}) for n in range(3)),
+        *(outcome(f"other {n}", "edit", n > 0, tags={"seen": "no"}) for n in range(2)),
+        *(outcome(f"seen {n}", "photograph", n > 0, family="generality") for n in range(3)),
+        *(outcome(f"seen {n}", "photograph", False, same=n > 1) for n in range(3)),
+    ]
+    terminal = Console(width=80, record=True)
+    terminal.print(leaderboard({"ft": estimates(outcomes)}, "icons"))
+    lines = {line.split()[0]: line.split()[1] for line in terminal.export_text().splitlines() if len(line.split()) > 1}
+    assert (lines["reliability_seen"], lines["reliability_held_out"]) == ("100.0", "50.0")
+    assert (lines["photograph_generality"], lines["photograph_preserved"]) == ("66.7", "33.3")
+    assert "photograph_generality_token" not in lines
 
 
 def test_alpha_is_chosen_on_validation_and_never_on_test(cli, monkeypatch):

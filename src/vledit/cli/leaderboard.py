@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "reliability",
+    "reliability_seen",
+    "reliability_held_out",
     "retained",
     "text_generality",
     "image_generality",
@@ -36,6 +38,8 @@ SHOWN = (
     "scope_both",
     "text_preserved",
     "random_image_preserved",
+    "random_image_preserved_seen",
+    "random_image_preserved_held_out",
     "other_question_preserved",
     "same_answer_preserved",
     "other_subject_preserved",
@@ -53,9 +57,14 @@ SHOWN = (
 
 
 def leaderboard(tables: Mapping[str, Mapping[str, Estimate]], title: str) -> Table:
-    """Metrics by editors, which fits a terminal of usual width; metrics that nobody has are left out."""
+    """Metrics by editors, which fits a terminal of usual width; metrics that nobody has are left out.
+
+    Cells of a user's own, such as `photograph`, stand below the others.
+    """
     table = Table(Column("metric", no_wrap=True), *tables, title=title, box=box.SIMPLE_HEAD)
-    for name in SHOWN:
+    names = dict.fromkeys(name for row in tables.values() for name in row)
+    own = [name for name in names if name.endswith(("_generality", "_preserved")) and not _is_known(name)]
+    for name in (*SHOWN, *own):
         if any(name in row for row in tables.values()):
             style = "bold" if name == "HM" else None
             table.add_row(name, *(str(row[name]) if name in row else "–" for row in tables.values()), style=style)
@@ -64,6 +73,12 @@ def leaderboard(tables: Mapping[str, Mapping[str, Estimate]], title: str) -> Tab
         "size of an edit", *(_cost(row, "bytes_per_edit", lambda value: size(round(value))) for row in tables.values())
     )
     return table
+
+
+def _is_known(name: str) -> bool:
+    from ..evaluate.metrics import METRICS
+
+    return name in SHOWN or name.startswith("devqa_") or any(name == metric.name for metric in METRICS)
 
 
 def _cost(row: Mapping[str, Estimate], name: str, write: Any) -> str:

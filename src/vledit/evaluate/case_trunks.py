@@ -100,7 +100,8 @@ class CaseTrunks:
         """The case with its probes in order and nothing run."""
         answer = case.request.answer
         edited = case.base_answer
-        asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question), answer)]
+        seen = {name: value for name, value in case.tags.items() if name == "seen"}
+        asked = [Asked(RELIABILITY, "edit", 0, Probe(case.request.image, case.request.question, tags=seen), answer)]
         for family, cell, index, probe in case.probes():
             target = probe.answer if family == "portability" and probe.answer else answer
             asked.append(Asked(family, cell, index, probe, target, edited=edited))

@@ -9,7 +9,8 @@
   (`easyeditor.util.multimodal.topk_token_match`, k=10; there over every position of the sequence, here over those that
   predict the base's answer, because the prompt's are hardly touched by any edit and only dilute the figure).
 - `retained`: in sequences and batches, the share of the edits made so far whose own question still gets the new answer.
-- `<metric>_seen`, `_held_out`: of drawings that the base's training saw, and of those it did not (tag "seen"); `_recognised`: of
+- `<metric>_seen`, `_held_out`: of drawings that the base's training saw, and of those it did not (tag "seen": of a probe; for
+  `reliability` of the edited picture); `_recognised`: of
   pictures that the base names rightly; `_same_answer`: of probes that the base answers as it did the edited question.
 - `portability`: the probe's own answer (VLKEB).  `HM`: harmonic mean of text and image generality and near-locality `preserved`.
 - `devqa_<class>_…`: De-VQA's classes (`devqa.py`); `blindness`: see `blindness.py` (from records: `table`).
@@ -94,6 +95,7 @@ class Metric:
 SEEN = {"seen": ("seen", "yes"), "held_out": ("seen", "no")}
 ALIKE = {"same_answer": ("same_answer", "yes")}
 PARTS: Mapping[tuple[str, str], Mapping[str, tuple[str, str]]] = {
+    ("reliability", "edit"): SEEN,
     ("generality", "image"): {**SEEN, "recognised": ("recognised", "yes")},
     ("locality", "near_image"): {**SEEN, **ALIKE},
     ("locality", "random_image"): SEEN,
