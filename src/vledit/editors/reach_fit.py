@@ -40,7 +40,7 @@ def fit(
     """Fits how far edits reach, at the model's default site on edits of a training split, and writes it into a folder.
 
     Two rules are fitted for edits with a picture: one threshold, and a share of the way between what each edit makes for itself
-    (`Reach`). The one that puts more on its right side is used.
+    (`Reach`). The one that puts more on its right side is used; of several key sites only thresholds are compared and used.
 
     Args:
         cases: generality has to be inside, locality outside; edits without a picture make the threshold of such edits (where
@@ -87,7 +87,7 @@ def fit(
             for case, key in zip(some, keys, strict=True):
                 fitting.pictured.edit(case.tags.get("fact", ""), key)
         progress()
-    settled = [fitting.settle(vlm, counted[False]) for fitting in fittings]
+    settled = [fitting.settle(vlm, counted[False], one_threshold=len(sites) > 1) for fitting in fittings]
     best = 0
     if len(sites) > 1:
         trials = [_Trial(fitting) for fitting in fittings]
@@ -174,14 +174,15 @@ class _Fitting:
         self.picture.add(probes, away[:count])
         self.relative.add(probes, [own_reach.share(one, *ends) for one in away[:count]])
 
-    def settle(self, vlm: VLM, texts: int) -> tuple[Reach, dict[str, Any]]:
+    def settle(self, vlm: VLM, texts: int, one_threshold: bool = False) -> tuple[Reach, dict[str, Any]]:
         """The thresholds, and what is said of them in the manifest ("share" among it).
 
         Args:
             texts: number of edits without a picture.
+            one_threshold: the other rule is not used, even if it is better.
         """
         within, share = self.picture.threshold(), min(max(self.relative.threshold(), 0.0), 1.0)
-        by_share = self.relative.right(share) > self.picture.right(within)
+        by_share = not one_threshold and self.relative.right(share) > self.picture.right(within)
         crowd = crowding.crowd(self.pictured.away(), np.inf if by_share else within)
         away = self.texts.away()
         # what has to lie outside is told by the nearest edit that it does not ask for: another country in the same words is as
