@@ -100,3 +100,25 @@ def test_stdout_is_one_json_document(name: str, cli: Cli, apple: Path, monkeypat
     if ran.code not in (0, 8) and name not in ("codebook verify",):
         assert found["error"]
         assert found["kind"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("ask --nonsense", "No such option"),
+        ("codebook merge made.vledit made.vledit", "Missing option"),
+        ("codebook show made.vledit", "Missing argument"),
+        ("bench --limit many", "valid integer"),
+        ("nothing", "No such command"),
+        ("--nonsense models", "No such option"),
+    ],
+)
+def test_a_usage_error_is_json_too(arguments: str, said: str, cli: Cli):
+    ran = cli(*arguments.split(), "--json")
+    found = json.loads(ran.out)
+    assert ran.code == 2
+    assert said in found["error"]
+    assert found["kind"]
+    assert "Usage" in ran.err
+    plain = cli(*arguments.split())
+    assert (plain.code, plain.out) == (2, "")

@@ -32,6 +32,7 @@ class Commands(TyperGroup):
         super().__init__(**settings)
         self.commands = Lazily()
         self._listing = False
+        self._as_json = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""
@@ -61,6 +62,20 @@ class Commands(TyperGroup):
         finally:
             self._listing = False
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the options of `vledit` itself; what follows belongs to a command."""
+        self._as_json = "--json" in args  # an option that is not understood is told before --json is read
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            self._tell_misuse(error)
+            raise
+
+    def _tell_misuse(self, error: Exception) -> None:
+        """A usage error as JSON, where that was asked for; typer prints it on stderr for people."""
+        if self._as_json and hasattr(error, "format_message"):
+            emit({"error": error.format_message(), "kind": type(error).__name__})  # type: ignore[attr-defined]
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command that `ctx` holds."""
         try:
@@ -83,6 +98,7 @@ class Commands(TyperGroup):
             )
             raise typer.Exit(UNUSABLE_PATH) from error
         except Exception as error:
+            self._tell_misuse(error)
             if ctx.params.get("debug") or not _is_bug(error):
                 raise
             text = f"unexpected {type(error).__name__}: {error} (run `vledit --debug …` for the traceback)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from ..errors import InputError
 from ..report.records import entry_record
 from .codebook_join import diff, merge
-from .output import Json, console, emit, number, size
+from .output import Json, console, emit, number, size, steps
 from .session import existing
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def export(
 ) -> None:
     """Write the codebook as readable JSON."""
     with _open(file) as book:
-        book.export(out, tensors=tensors)
+        with steps() as step:
+            book.export(out, tensors=tensors, progress=partial(step, "writing entries"))
         count = len(book.entries())
     if json:
         emit({"path": out, "entries": count})
@@ -162,7 +164,7 @@ def history(file: File, json: Json = False) -> None:
     if json:
         emit([event._asdict() for event in events])
         return
-    table = Table("time (UTC)", "what", "entry", "detail")
+    table = Table("time (UTC)", "action", "entry", "detail")
     for event in events:
         table.add_row(event.time[:19].replace("T", " "), event.action, escape(event.entry), escape(event.detail))
     console().print(table)
@@ -170,8 +172,8 @@ def history(file: File, json: Json = False) -> None:
 
 def verify(file: File, json: Json = False) -> None:
     """Check every byte of the file."""
-    with _open(file) as book:
-        count = book.verify()
+    with _open(file) as book, steps() as step:
+        count = book.verify(partial(step, "checking entries"))
     if json:
         emit({"path": file, "entries": count, "sound": True})
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Json, console, emit
+from .output import Json, console, emit, steps
 from .session import existing
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ def merge(
     from ..codebook.joining import hidden
     from ..codebook.joining import merge as merged
 
-    made = merged(existing(first, "first"), existing(second, "second"), out, prefer, overwrite=overwrite)
-    with Codebook.open(out, readonly=True) as book:
-        active, equal_keys = len(book), hidden(book, made.added)
+    mine, theirs = existing(first, "first"), existing(second, "second")
+    with steps() as step:
+        made = merged(mine, theirs, out, prefer, overwrite=overwrite, progress=partial(step, "writing entries"))
+        with Codebook.open(out, readonly=True) as book:
+            active, equal_keys = len(book), hidden(book, made.added, partial(step, "comparing keys"))
     if json:
         emit({"out": out, "active": active, **_record(made), "equal_keys": [list(pair) for pair in equal_keys]})
         return

@@ -78,7 +78,7 @@ def list_(json: Json = False) -> None:
         emit([record, *shown])
         return
     where = Column("state, or where its files are to be had", overflow="fold")  # an address is not to be cut
-    table = Table("name", "what it holds", where, show_lines=True)
+    table = Table("name", "contents", where, show_lines=True)
     state = "not built: vledit data build icons"
     if record["built"]:
         state = f"{record['concepts']} concepts, {record['drawings']} drawings, {record['version']}"

@@ -128,7 +128,7 @@ def _check(chosen: Recipe, given: Given) -> None:
         raise InputError(f"annotations: {given.benchmark} is read from files; give --annotations ({score}).")
     if given.train is None and any(name in FITTED for name in chosen.editors):
         fitted = ", ".join(name for name in chosen.editors if name in FITTED)
-        raise InputError(f"train: {fitted} are fitted first; give --train ({fit}).")
+        raise InputError(f"train: {fitted} are trained first; give --train ({fit}).")
 
 
 def _plan(chosen: Recipe, given: Given, commands: Sequence[Sequence[str]], json: bool) -> None:
@@ -159,11 +159,14 @@ def _plan(chosen: Recipe, given: Given, commands: Sequence[Sequence[str]], json:
     if json:
         emit(record)
         return
-    hidden = ("commands", "memory")
+    hidden = ("recipe", "about", "commands", "memory")  # the title says the first two
     table = Table(show_header=False, title=f"{chosen.name}: {chosen.about}")
     for name, value in record.items():
         if name not in hidden and value not in ("", []):
-            table.add_row(name.replace("_", " "), ", ".join(value) if isinstance(value, list) else str(value))
+            table.add_row(
+                name.removesuffix("_text").replace("_", " "),
+                ", ".join(value) if isinstance(value, list) else str(value),
+            )
     console().print(table)
     for command in record["commands"]:
         console().print(command, markup=False, highlight=False, soft_wrap=True)
@@ -179,7 +182,7 @@ def _list(json: bool) -> None:
     if json:
         emit({one.name: {"about": one.about, "checkpoints": list(one.checkpoints)} for one in RECIPES.values()})
         return
-    table = Table("name", "what it says", "checkpoints", "benchmarks")
+    table = Table("name", "contents", "checkpoints", "benchmarks")
     for one in RECIPES.values():
         table.add_row(one.name, one.about, ", ".join(one.checkpoints) or "any", ", ".join(one.benchmarks))
     console().print(table)

@@ -23,7 +23,7 @@ from .draft import Draft, find, retire
 from .entry import BY_HAND, Entry
 from .export import as_json
 from .publish import create, write_whole
-from .record import check_dtype
+from .record import Progress, check_dtype
 from .relation import Fact, Relation, holding, relate, related_by_record
 from .router import Decision, Queries, query_of
 from .store import Store
@@ -303,9 +303,15 @@ class Codebook(Contents):
             del draft.entries[id]
             draft.purged = True
 
-    def verify(self) -> int:
-        """Check every byte of the file; returns the number of entries.  Raises: CodebookError."""
-        return len(self._entries) if self._store is None else self._store.verify()
+    def verify(self, progress: Progress | None = None) -> int:
+        """Check every byte of the file; returns the number of entries.
+
+        Args:
+            progress: called with the number of entries that are checked, and of all.
+
+        Raises: CodebookError.
+        """
+        return len(self._entries) if self._store is None else self._store.verify(progress)
 
     def save(self, path: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> Path:
         """Write a complete copy to `path`, whole or not at all; this codebook stays where it was.
@@ -327,9 +333,9 @@ class Codebook(Contents):
             write_whole(target, self.fingerprint, self.model_name, self.entries(), self._events, dtype, overwrite)
         return target
 
-    def export(self, path: str | Path, *, tensors: bool = False) -> Path:
+    def export(self, path: str | Path, *, tensors: bool = False, progress: Progress | None = None) -> Path:
         """Write everything as readable JSON, whole or not at all; see `export.as_json`."""
         target = output_file(path, "export")
-        document = as_json(self._entries.values(), self._events, self.model_name, self.fingerprint, tensors)
+        document = as_json(self._entries.values(), self._events, self.model_name, self.fingerprint, tensors, progress)
         write_atomic(target, (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())
         return target

@@ -8,25 +8,36 @@ from collections.abc import Iterable
 from typing import Any
 
 from .entry import Entry
-from .record import pack, reads_elsewhere
+from .record import Progress, pack, reads_elsewhere
 from .store import SCHEMA, Event
 
 
 def as_json(
-    entries: Iterable[Entry], events: Iterable[Event], model_name: str, fingerprint: str, tensors: bool = False
+    entries: Iterable[Entry],
+    events: Iterable[Event],
+    model_name: str,
+    fingerprint: str,
+    tensors: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the document.
 
     Args:
         tensors: include keys, transformations and thumbnails as base64 of little-endian bytes; without it their dtypes,
             shapes and SHA-256 are listed alone.
+        progress: called with the number of entries that are done, and of all.
     """
     entries = list(entries)
+    shown = []
+    for done, entry in enumerate(entries, 1):
+        shown.append(_entry_as_json(entry, tensors))
+        if progress is not None:
+            progress(done, len(entries))
     return {
         "format": "vledit-codebook",
         "schema": SCHEMA if any(map(reads_elsewhere, entries)) else 1,
         "model": {"name": model_name, "fingerprint": fingerprint},
-        "entries": [_entry_as_json(entry, tensors) for entry in entries],
+        "entries": shown,
         "history": [event._asdict() for event in events],
     }
 

@@ -6,7 +6,7 @@ files from a common ancestor are recognised by their content and are kept once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .draft import Draft, settle
 from .entry import Entry, now
 from .facts import FactIndex
 from .publish import write_whole
+from .record import Progress
 from .relation import Fact
 from .store import Event
 
@@ -123,9 +124,23 @@ def join(first: Codebook, second: Codebook, prefer: str | None = None) -> Joined
 
 
 def merge(
-    first: str | Path, second: str | Path, out: str | Path, prefer: str | None = None, *, overwrite: bool = False
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
+    prefer: str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Joined:
     """Joins two codebook files into a third, which appears whole or not at all.
+
+    Args:
+        first: path of a codebook file, which is not changed.
+        second: path of another one of the same model, which is not changed.
+        out: path of the file to write.
+        prefer: see `join`.
+        overwrite: replace the file at `out`.
+        progress: called with the number of entries that are written, and of all.
 
     Raises: InputError where facts are in conflict and `prefer` does not say which answer counts (each conflict is named, and
         nothing is written), or `out` is one of the two files; CodebookError where `out` exists; and see `join`.
@@ -142,7 +157,9 @@ def merge(
                 f"{len(made.open_conflicts)} facts have different answers in the two codebooks; nothing was written. Say which "
                 f"count (prefer: {', '.join(PREFER)}), or remove one entry of each.{lines}"
             )
-        write_whole(target, mine.fingerprint, mine.model_name, made.entries, made.events, overwrite=overwrite)
+        write_whole(
+            target, mine.fingerprint, mine.model_name, made.entries, made.events, overwrite=overwrite, progress=progress
+        )
     return made
 
 
@@ -159,9 +176,15 @@ def _picture(entry: Entry) -> str:
     return "no picture" if entry.image_key is None else f"picture {entry.image_key.removeprefix('sha256:')[:12]}"
 
 
-def hidden(book: Codebook, ids: Iterable[str]) -> list[tuple[str, str]]:
+def hidden(book: Codebook, ids: Sequence[str], progress: Progress | None = None) -> list[tuple[str, str]]:
     """(entry, older entry) where the first of these answers the older one's own request, because their keys are equal."""
-    return [(id, older) for id in ids if id in book for older in book.hidden_by(book.get(id))]
+    found = []
+    for done, id in enumerate(ids, 1):
+        if id in book:
+            found += [(id, older) for older in book.hidden_by(book.get(id))]
+        if progress is not None:
+            progress(done, len(ids))
+    return found
 
 
 # --- how they differ ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import CodebookError
 from ..paths import reason
 from .entry import Entry, now
+from .record import Progress
 from .store import APPLICATION_ID, Event, Store, advice
 
 _TABLES = """
@@ -47,8 +48,14 @@ def write_whole(
     events: list[Event],
     dtype: str | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> None:
     """Write a complete codebook to `path`; it appears there whole or not at all.
+
+    Args:
+        dtype: what transformations are stored as; None keeps their bits.
+        overwrite: replace the file at `path`.
+        progress: called with the number of entries that are written, and of all.
 
     Raises: CodebookError where `path` exists without `overwrite`, or cannot be written.
     """
@@ -57,8 +64,10 @@ def write_whole(
     with _writing_beside(path) as temporary:
         _lay_out(temporary, fingerprint, model_name)
         with contextlib.closing(Store(temporary, dtype=dtype)) as store, store.transaction():
-            for entry in entries:
+            for done, entry in enumerate(entries, 1):
                 store.insert(entry)
+                if progress is not None:
+                    progress(done, len(entries))
             store.log(events)
         if _unfinished(path):  # its journal would be rolled back into the new file
             raise CodebookError(f"'{path}' is being written, or was cut off: open it once, then save again.")

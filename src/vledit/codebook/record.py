@@ -26,6 +26,10 @@ SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes per number of the dtypes that a codebook holds."""
 
 
+Progress = Callable[[int, int], None]
+"""Called with the number of entries that are done, and of all."""
+
+
 class Row(NamedTuple):
     """One line of the table `entries`."""
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CodebookError, InputError, ModelMismatchError
 from .entry import Entry, Transformation
-from .record import Row, check_dtype, pack, reads_elsewhere, transformation_of, unpack
+from .record import Progress, Row, check_dtype, pack, reads_elsewhere, transformation_of, unpack
 
 APPLICATION_ID = 0x564C4564
 """'VLEd' in the header of the file."""
@@ -256,16 +256,18 @@ class Store:
         """Write `events`.  Call within `transaction`."""
         self._db.executemany("INSERT INTO events(time, action, entry, detail) VALUES (?, ?, ?, ?)", events)
 
-    def verify(self) -> int:
+    def verify(self, progress: Progress | None = None) -> int:
         """Check every page, row and tensor; returns the number of entries.  Raises: CodebookError."""
         seen = self._version
         with self._lock, self._guard("checked"), self._snapshot():
             _integrity(self._db, "integrity_check")
             entries, _ = self.read()
             self._version = seen  # what others wrote is checked here, but the codebook has yet to take it in
-            for _, entry in entries:
+            for done, (_, entry) in enumerate(entries, 1):
                 self._forget()
                 entry.transformation.tensors()
+                if progress is not None:
+                    progress(done, len(entries))
             self._forget()
         return len(entries)
 
