@@ -31,7 +31,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FITTED = ("mend", "mend_adv", "serac", "lte", "recipe", "liveedit", "hice")
+from fit_all import SETTINGS as FITTED
+
 EDITORS: Mapping[str, str] = {
     "balancedit": "balancedit",
     "balancedit-span": "balancedit:transformation=span",

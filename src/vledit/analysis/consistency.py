@@ -11,18 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..data.benchmarks import spread
 from ..data.devqa import DevQA
+from ..editors.features import visual_mean
+from ..editors.ike import QUESTION
 from ..evaluate.bootstrap import Estimate
-from ..vlm.pictures import open_picture
 from .ranks import bootstrapped
 
 if TYPE_CHECKING:
     from ..vlm.base import VLM
-
-QUESTION = "What is this?"
 
 
 def consistency(
@@ -40,7 +38,7 @@ def consistency(
     pool = [case for case in wrapper.pool if case.request.image is not None]
     vectors = []
     for case in pool:
-        vectors.append(picture_vector(vlm, case.request.image))
+        vectors.append(visual_mean(vlm, [case.request.image], QUESTION).numpy())
         progress(case.id)
     matrix = np.stack(vectors)
     matrix = matrix - matrix.mean(0)
@@ -64,11 +62,3 @@ def consistency(
         for name, value in pairs.items():
             table.setdefault(name, {})[case.id] = float(value)
     return bootstrapped(table)
-
-
-def picture_vector(vlm: VLM, image: object) -> np.ndarray:
-    """(H,) float32: the mean of the picture's visual tokens as they enter the first decoder layer."""
-    encoded = vlm.encode([open_picture(image)], [QUESTION])
-    with torch.inference_mode():
-        hidden = vlm.trunk(encoded, 0).hidden
-        return hidden[encoded.visual_mask].float().mean(0).cpu().numpy()

@@ -15,7 +15,6 @@ model, see `reach`; `scope="paper"` is the mean key with a radius of its own for
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,11 @@ from ..codebook.scope import ANCHORS, DISTANCES, KEY_TOKENS, Scope, check_alpha
 from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError, VLEditError
 from ..vlm.base import VLM, Site
-from ..vlm.pictures import open_picture, picture_key
+from ..vlm.pictures import picture_key
 from .base import Edit, EditorConfig, EditReport, setting
 from .fitting import FittingConfig, learnt, train_site
 from .fitting_together import train_together
+from .making import new_id, opened
 from .reach import AUTO
 from .rephrase import SOURCES
 from .scoping import Begun, Scoping, key_site_of
@@ -286,19 +286,11 @@ class BalancEdit:
         )
 
 
-def new_id(request: EditRequest, codebook: Codebook | None = None) -> str:
-    """A short id from the edit's content; numbered where the codebook has it already."""
-    picture = "" if request.image is None else picture_key(request.image)  # type: ignore[arg-type]
-    text = "\0".join([picture, request.question, request.answer])
-    stem = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return stem if codebook is None else codebook.free_id(stem)
-
-
 def _opened(vlm: VLM, request: EditRequest) -> EditRequest:
     """The request with its picture opened.  Raises: an unfit answer or picture is refused before any work."""
-    image = None if request.image is None else open_picture(request.image)
-    vlm.answer_tokens(request.question, request.answer, image is not None)
-    return EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+    found = opened(request)
+    vlm.answer_tokens(request.question, request.answer, found.image is not None)
+    return found
 
 
 def _fact(request: EditRequest) -> Fact:

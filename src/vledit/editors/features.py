@@ -76,13 +76,18 @@ class Features:
         several = image if isinstance(image, list | tuple) else [image]
         key = "/".join(picture_key(one) for one in several)
         if key not in self._pictures:
-            encoded = self.vlm.encode([[open_picture(one) for one in several]], [ASKED])
-            seen = self.vlm.trunk(encoded, 0).hidden[0][encoded.visual_mask[0]]
-            self._pictures[key] = F.normalize(seen.float().mean(0), dim=0).cpu()
+            self._pictures[key] = F.normalize(visual_mean(self.vlm, several, ASKED), dim=0)
             if len(self._pictures) > KEPT_PICTURES:
                 self._pictures.popitem(last=False)
         self._pictures.move_to_end(key)
         return self._pictures[key]
+
+
+@torch.no_grad()
+def visual_mean(vlm: VLM, images: Sequence[Any], question: str) -> Tensor:
+    """(H,) float32 on the CPU: the mean of the visual tokens of one request's pictures as they enter the language model."""
+    encoded = vlm.encode([[open_picture(one) for one in images]], [question])
+    return vlm.trunk(encoded, 0).hidden[encoded.visual_mask].float().mean(0).cpu()
 
 
 def centred(pictures: Tensor, mean: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..codebook.relation import Fact
 from ..data.case import EditRequest
-from ..vlm.pictures import open_picture, picture_key
+from ..vlm.pictures import picture_key
 from .answering import forced_with
-from .balancedit import new_id
 from .base import Edit, EditReport, Payload
 from .effect import Effect, decided
 from .features import Features
 from .fitting import margins
+from .making import new_id, opened
 from .memory import Kept, Memory
 from .training import artefact
 from .training.artefact import Artefact
@@ -115,8 +115,8 @@ class FittedMemory(Memory):
         """The edit of a request: its vectors, what stands before its own question, and the settings it was made with; its report
         says what the model answers when the edit is cited."""
         began = time.perf_counter()
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         self.vlm.answer_tokens(request.question, request.answer, image is not None)  # an unfit answer is told here
         id = request.id or self._free(new_id(request))
         key = None if image is None else picture_key(image)

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..data.case import EditRequest
 from ..vlm.base import VLM
-from ..vlm.pictures import open_picture
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport
+from .base import Edit, EditorConfig
 from .fitting import FittingConfig, train_site
+from .making import opened, reported
 
 if TYPE_CHECKING:
     from ..codebook import Transformation
@@ -57,18 +56,18 @@ class FineTune:
         began = time.perf_counter()
         config = self.config
         site = vlm.resolve_site(config.site or vlm.default_site)
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
         fitted = train_site(vlm, trunk, site, request, config, (start or {}).get(str(site)))
-        report = EditReport(
-            time.perf_counter() - began,
+        change = fitted.transformation
+        return reported(
+            self.name,
+            request,
+            began,
             fitted.steps,
             fitted.loss,
             fitted.margin,
-            fitted.transformation.nbytes,
-            fitted.trained,
-        )
-        return Edit(
-            request.id or new_id(request), self.name, request, report, weights={str(site): fitted.transformation}
+            change.nbytes,
+            weights={str(site): change},
         )

@@ -21,11 +21,10 @@ from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.acting import VISION, acting
 from ..vlm.base import VLM, Encoded
-from ..vlm.pictures import open_picture
 from .adversary import AdversarialSettings, Adversary, total
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, setting
+from .base import Edit, EditorConfig, setting
 from .fitting import UNLEARNT, Best, combined, margins, refuse_unlearnt, unlearnt
+from .making import opened, reported
 
 if TYPE_CHECKING:
     from ..codebook import Transformation
@@ -93,9 +92,8 @@ class VisionFineTune:
             raise InputError(
                 "image: 'ft_v' changes how pictures are seen; it cannot edit a question without a picture."
             )
-        image = open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
-        encoded = vlm.encode([image], [request.question], [request.answer])
+        request = opened(request)
+        encoded = vlm.encode([request.image], [request.question], [request.answer])
         learned = self._zeros(vlm)
         adversary = Adversary.of(vlm, request, self.config, list(learned), start)
         taken, loss, lead = self._descend(vlm, encoded, learned, start or {}, adversary)
@@ -106,8 +104,7 @@ class VisionFineTune:
             own = FullTransformation(delta.detach().clone())
             changes[point] = combined(start[point], own) if start and point in start else own
         nbytes = sum(change.nbytes for change in changes.values())
-        report = EditReport(time.perf_counter() - began, taken, loss, lead, nbytes, lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, weights=changes)
+        return reported(self.name, request, began, taken, loss, lead, nbytes, weights=changes)
 
     def _zeros(self, vlm: VLM) -> dict[str, Tensor]:
         """Point → ΔW, all zeros."""

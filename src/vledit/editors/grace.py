@@ -22,12 +22,11 @@ from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.acting import FROM_LAST, LAST, Read, layers_acting
 from ..vlm.base import VLM, Site, Trunk
-from ..vlm.pictures import open_picture
 from . import common_directions
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, Payload, setting
+from .base import Edit, EditorConfig, Payload, setting
 from .effect import Effect, decided
 from .fitting import UNLEARNT, margins, refuse_unlearnt, unlearnt
+from .making import opened, reported
 from .memory import Kept, Memory
 from .rephrase import TEMPLATES
 
@@ -113,8 +112,8 @@ class Grace:
         began = time.perf_counter()
         config = self.config
         site = site_of(vlm, config.site)
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), site.layer)
         # the key from a pass without the answer, as at inference: in half precision the answer behind it would move its last bits
         asked = vlm.trunk(vlm.encode([image], [request.question]), site.layer)
@@ -125,8 +124,7 @@ class Grace:
         radius = config.radius if config.radius is not None else config.radius_scale * usual_distance(vlm, site)
         meta = {"site": str(site), "radius": radius, "replace": config.replace}
         payload = Payload({"key": key, "value": value}, meta)
-        report = EditReport(time.perf_counter() - began, taken, loss, lead, payload.nbytes, lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
+        return reported(self.name, request, began, taken, loss, lead, payload.nbytes, payload=payload)
 
     def _train(self, vlm: VLM, trunk: Trunk, site: Site, first: Tensor) -> tuple[Tensor, int, float, float]:
         config, encoded = self.config, trunk.encoded

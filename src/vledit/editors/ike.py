@@ -21,13 +21,15 @@ from ..data.case import EditCase, EditRequest
 from ..errors import InputError
 from ..retrieval import DEFAULT, Encoder, encoder
 from ..vlm.base import VLM
-from ..vlm.pictures import open_picture, picture_key
+from ..vlm.pictures import picture_key
 from ..vlm.surroundings import lasting
 from .answering import forced_with
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, Payload, setting
+from .base import Edit, EditorConfig, Payload, setting
+from .demonstrations import new_fact
 from .effect import Effect, Insert, decided
+from .features import visual_mean
 from .fitting import margins
+from .making import opened, reported
 from .memory import Memory
 from .training import artefact
 from .training.settings import FitSettings
@@ -104,8 +106,8 @@ class Ike:
         """Writes the prefix.  Whether the model follows it is in the report; an edit that it does not is returned as well."""
         began = time.perf_counter()
         config = self.config
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         vlm.answer_tokens(request.question, request.answer, image is not None)
         found = self._demonstrations(vlm, request)
         before = prefix(found, request.question, request.answer, config.longest)
@@ -117,8 +119,8 @@ class Ike:
         if image is not None:
             tensors["picture"] = picture_vector(vlm, image)
         payload = Payload(tensors, {"before": before})
-        report = EditReport(time.perf_counter() - began, 0, loss, lead, payload.nbytes + len(before.encode()), lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
+        nbytes = payload.nbytes + len(before.encode())
+        return reported(self.name, request, began, 0, loss, lead, nbytes, payload=payload)
 
     def _demonstrations(self, vlm: VLM, request: EditRequest) -> list[str]:
         """The nearest demonstrations to the fact, nearest first (EasyEdit's order), none of them about the edit itself."""
@@ -181,7 +183,7 @@ class IkeMemory(Memory):
 
 def prefix(demonstrations: Sequence[str], question: str, answer: str, longest: int = 2500) -> str:
     """What stands before the question: demonstrations, then the new fact; demonstrations are dropped whole, the last first."""
-    fact = f"New Fact: {question} {answer}\nPrompt: "
+    fact = new_fact(question, answer)
     chosen = list(demonstrations)
     while chosen and len("\n\n".join([*chosen, fact])) > longest:
         chosen.pop()
@@ -191,7 +193,7 @@ def prefix(demonstrations: Sequence[str], question: str, answer: str, longest: i
 def demonstrations_of(vlm: VLM, case: EditCase) -> list[dict[str, str]]:
     """Up to three demonstrations of a training case, as `KINDS`."""
     request = case.request
-    fact = f"New Fact: {request.question} {request.answer}"
+    fact = new_fact(request.question, request.answer)
     asked = {"copy": (request.question, request.answer)}
     wordings = [*request.rephrases, *(probe.question for probe in case.generality.get("text", ()))]
     if wordings:
@@ -202,7 +204,7 @@ def demonstrations_of(vlm: VLM, case: EditCase) -> list[dict[str, str]]:
     return [
         {
             "kind": kind,
-            "text": f"{fact}\nPrompt: {question} {answer}",
+            "text": f"{fact}{question} {answer}",
             "fact": f"{request.question} {request.answer}",
             "question": request.question,
             "answer": request.answer,
@@ -249,14 +251,16 @@ KEPT = 512
 """Pictures whose vectors are kept per model."""
 
 
-@torch.no_grad()
+QUESTION = "What is this?"
+"""The question under which a picture is looked at: some models look at a picture with the question in mind."""
+
+
 def picture_vector(vlm: VLM, image: Any) -> torch.Tensor:
     """(H,) float32 on the CPU, of length 1: the mean of the picture's visual tokens as they enter the language model."""
     kept = vlm.__dict__.setdefault("_picture_vectors", {})
     key = picture_key(image)
     if key not in kept:
-        encoded = vlm.encode([image], ["What is this?"])
-        hidden = vlm.trunk(encoded, 0).hidden[encoded.visual_mask].float().mean(0).cpu()
+        hidden = visual_mean(vlm, [image], QUESTION)
         while len(kept) >= KEPT:
             kept.pop(next(iter(kept)))
         kept[key] = hidden / hidden.norm().clamp(min=1e-12)

@@ -22,13 +22,12 @@ from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.acting import Read, layers_acting
 from ..vlm.base import VLM, Encoded, Site, Trunk
-from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
 from . import common_directions
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, Payload, setting
+from .base import Edit, EditorConfig, Payload, setting
 from .effect import Effect, decided
 from .fitting import UNLEARNT, margins, refuse_unlearnt, unlearnt
+from .making import opened, reported
 from .memory import Kept, Memory
 from .rephrase import TEMPLATES
 
@@ -178,8 +177,8 @@ class Lemoe:
         """
         began = time.perf_counter()
         config = self.config
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         site = site_of(vlm, config.site)
         asked = [request.question, *request.rephrases[:2]]
         encoded = vlm.encode([image] * len(asked), asked, [request.answer] * len(asked))
@@ -190,8 +189,7 @@ class Lemoe:
         refuse_unlearnt(request.answer, taken, lead, config.unlearnt, advice)
         router = train_router(vlm, site, image, asked, config)
         payload = Payload({**expert.factors(), **router.tensors()}, {"site": str(site)})
-        report = EditReport(time.perf_counter() - began, taken, loss, lead, payload.nbytes, lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
+        return reported(self.name, request, began, taken, loss, lead, payload.nbytes, payload=payload)
 
 
 def train(vlm: VLM, trunk: Trunk, site: Site, expert: Expert, config: LemoeConfig) -> tuple[Expert, int, float, float]:

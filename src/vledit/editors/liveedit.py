@@ -22,14 +22,13 @@ from ..data.case import EditRequest
 from ..errors import InputError
 from ..vlm.acting import Read, layers_acting
 from ..vlm.base import VLM, Encoded, Trunk
-from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
 from .adversarial_fit import AdversarialFit
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, Payload, setting
+from .base import Edit, EditorConfig, Payload, setting
 from .effect import Effect, decided
 from .fitted_memory import FittedMemory
 from .fitting import margins
+from .making import opened, reported
 from .training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -209,8 +208,8 @@ class LiveEdit:
         began = time.perf_counter()
         held = memory if isinstance(memory, LiveEditMemory) else self.memory(vlm)
         network, site = held.fitted_network()
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), vlm.resolve_site(site).layer)
         with torch.inference_mode(False), torch.no_grad():
             encoded, tokens = trunk.encoded, vlm.site_output(trunk, site)[0]
@@ -221,8 +220,7 @@ class LiveEdit:
         tensors = {"phi": features.phi, "psi": features.psi, "read": read, "write": write}
         meta = {"site": site, "settings": dict(held.settings)}
         payload = Payload({name: one.detach().clone() for name, one in tensors.items()}, meta)
-        report = EditReport(time.perf_counter() - began, 0, loss, lead, payload.nbytes, lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, payload=payload)
+        return reported(self.name, request, began, 0, loss, lead, payload.nbytes, payload=payload)
 
     @classmethod
     @lasting

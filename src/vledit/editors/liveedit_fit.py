@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +19,8 @@ from ..data.case import EditCase, Probe
 from ..vlm.acting import layers_acting
 from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
+from .retrieval_job import FittedJob
 from .training.cases import base_log_probs, order
-from .training.loop import settling
 from .training.losses import answer_loss, kl_from_base
 from .training.requests import Forced, Requests
 
@@ -33,14 +32,12 @@ SIZE_OF = 8
 """Training edits whose prompts say how large what leaves the site is."""
 
 
-class LiveEditJob:
+class LiveEditJob(FittedJob[LiveEditFit, LiveEditNetwork]):
     """What `training.loop` runs."""
 
     def __init__(self, fitting: Fitting, cases: list[EditCase], site: str, network: LiveEditNetwork):
-        assert isinstance(fitting.settings, LiveEditFit)
-        self.fitting, self.cases, self.site, self.vlm = fitting, cases, site, fitting.vlm
-        self.settings, self.module = fitting.settings, network.to(fitting.vlm.device)
-        self.layer = self.vlm.resolve_site(site).layer
+        super().__init__(fitting, cases, network)
+        self.site, self.layer = site, self.vlm.resolve_site(site).layer
         self.requests = Requests(self.vlm, self.settings.memory_gb)
         self._kept: dict[int, tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]] = {}
 
@@ -54,26 +51,11 @@ class LiveEditJob:
         cases = fitting_cases(fitting)
         return cls(fitting, cases, site, LiveEditNetwork(vlm.site_shape(site)[0], asdict(settings)))
 
-    def run(self, editor: str) -> Path:
-        """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0, rate=settling)
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
     def start(self) -> None:
         """Looks at how large what leaves the site is."""
         trunk = self._trunk([self._own(number) for number in range(min(SIZE_OF, len(self)))])
         tokens = self.vlm.site_output(trunk, self.site)[trunk.encoded.question_mask]
         self.module.size.copy_(tokens.float().pow(2).mean().sqrt())
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
-
-    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """As `losses_of`, of one edit."""
-        return self.losses_of([number], draw)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The terms of some edits, and of the routing among them."""

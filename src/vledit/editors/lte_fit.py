@@ -11,69 +11,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..data.case import EditCase, Probe
-from .adversarial_fit import fitting_cases, term_probes, usual_probes
+from .adversarial_fit import term_probes, usual_probes
 from .cited_cases import CitedCases, Row, opened
-from .features import MEAN_OF, Features
 from .lte import BASE_TOKENS, LteFit, LteNetwork, described, descriptor, prompt_of
 from .mend import lowest
-from .training.loop import settling
+from .retrieval_job import RetrievalJob
 
 if TYPE_CHECKING:
+    from ..vlm.base import VLM
+    from .features import Features
     from .training.fitting import Fitting
 
 IN, OUT = "in scope", "out of scope"
 
 
-class LteJob:
+class LteJob(RetrievalJob[LteFit, LteNetwork]):
     """What `training.loop` runs."""
 
     def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: LteNetwork):
-        self.fitting, self.features, self.vlm = fitting, features, fitting.vlm
-        assert isinstance(fitting.settings, LteFit)
-        self.settings = fitting.settings
-        self.module, self.cases = network.to(self.vlm.device), cases
+        super().__init__(fitting, cases, features, network)
         layer = lowest(self.vlm, network.changes.sites)
         self.cited = CitedCases(self.vlm, cases, layer, self._rows, self.settings.memory_gb)
 
     @classmethod
-    def of(cls, fitting: Fitting) -> LteJob:
-        """The job of a fitting.  Raises: InputError for settings that do not fit the model."""
-        settings, vlm = fitting.settings, fitting.vlm
-        assert isinstance(settings, LteFit)
-        torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
-        cases = fitting_cases(fitting)
-        pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
-        return cls(fitting, cases, features, LteNetwork(vlm, asdict(settings), pictures))
-
-    def run(self, editor: str) -> Path:
-        """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0, rate=settling)
-
-    # --- what the loop asks for -------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def start(self) -> None:
-        """Looks at some pictures."""
-        self.module.mean.copy_(self.features.mean_of([opened(case.request.image) for case in self.cases[:MEAN_OF]]))
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.module.parameters(), lr=self.settings.learning_rate)
-
-    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """As `losses_of`, of one edit."""
-        return self.losses_of([number], draw)
+    def network(cls, vlm: VLM, settings: dict[str, Any], texts: int, pictures: int) -> LteNetwork:
+        """Raises: InputError for settings that do not fit the model."""
+        return LteNetwork(vlm, settings, pictures)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The new answer's loss in scope, and the divergence from the base out of scope and in the adversarial terms, of some

@@ -22,14 +22,13 @@ from ..codebook import SpanTransformation
 from ..data.case import EditRequest
 from ..errors import InputError
 from ..vlm.base import VLM, Trunk, transformed
-from ..vlm.pictures import open_picture
 from ..vlm.places import is_gated, roles
 from ..vlm.site import BLOCK
 from ..vlm.surroundings import lasting
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, setting
+from .base import Edit, EditorConfig, setting
 from .fitting import margins
 from .gradient_factors import Factors, gradient_factors
+from .making import opened, reported
 from .mend_network import MendNetwork
 from .training import artefact
 from .training.losses import answer_loss
@@ -152,16 +151,15 @@ class Mend:
         """
         began = time.perf_counter()
         network = self.network(vlm)
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         trunk = vlm.trunk(vlm.encode([image], [request.question], [request.answer]), lowest(vlm, network.sites))
         found = gradient_factors(vlm, trunk, network.sites)
         with torch.no_grad():
             made = no_change(vlm, network.sites) if found.margin > 0 else changes(network, found, self.config.scale)
             loss, margin = answered(vlm, trunk, made)
         nbytes = sum(change.nbytes for change in made.values())
-        report = EditReport(time.perf_counter() - began, int(found.margin <= 0), loss, margin, nbytes, margin > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, weights=made)
+        return reported(self.name, request, began, int(found.margin <= 0), loss, margin, nbytes, weights=made)
 
     def network(self, vlm: VLM) -> MendNetwork:
         """The fitted hypernetwork for a model, read once.  Raises: see `artefact.find`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,17 @@ from torch import Tensor
 
 from ..data.case import EditCase, LazyPicture, Probe
 from ..vlm.acting import acting
-from .adversarial_fit import fitting_cases, term_probes, usual_probes
-from .cited_cases import opened
-from .features import MEAN_OF, Features
+from .adversarial_fit import term_probes, usual_probes
 from .ft_v import forced_logits
 from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
+from .retrieval_job import RetrievalJob
 from .training.cases import order, training_case
-from .training.loop import settling
 from .training.losses import kl_from_base
 from .training.requests import Forced, Requests
 
 if TYPE_CHECKING:
-    from ..vlm.base import Encoded
+    from ..vlm.base import VLM, Encoded
+    from .features import Features
     from .training.fitting import Fitting
 
 LEAD = 1.2
@@ -42,37 +40,18 @@ CALM = 0.2
 """Share of the learning rate for what makes the embeddings."""
 
 
-class RecipeJob:
+class RecipeJob(RetrievalJob[RecipeFit, RecipeNetwork]):
     """What `training.loop` runs."""
 
     def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: RecipeNetwork):
-        self.fitting, self.cases, self.features, self.vlm = fitting, cases, features, fitting.vlm
-        assert isinstance(fitting.settings, RecipeFit)
-        self.settings, self.module = fitting.settings, network.to(fitting.vlm.device)
+        super().__init__(fitting, cases, features, network)
         self.requests = Requests(self.vlm, self.settings.memory_gb)
         self._seen: dict[int, dict[str, Any]] = {}
 
     @classmethod
-    def of(cls, fitting: Fitting) -> RecipeJob:
-        """The job of a fitting."""
-        settings, vlm = fitting.settings, fitting.vlm
-        assert isinstance(settings, RecipeFit)
-        torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
-        cases = fitting_cases(fitting)
-        pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
-        return cls(fitting, cases, features, fresh_network(vlm, asdict(settings), features.text_width, pictures))
-
-    def run(self, editor: str) -> Path:
-        """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0, rate=settling)
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def start(self) -> None:
-        """Looks at some pictures."""
-        self.module.mean.copy_(self.features.mean_of([opened(case.request.image) for case in self.cases[:MEAN_OF]]))
+    def network(cls, vlm: VLM, settings: dict[str, Any], texts: int, pictures: int) -> RecipeNetwork:
+        """See `fresh_network`."""
+        return fresh_network(vlm, settings, texts, pictures)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; what makes embeddings of a statement learns at a lower rate, as a statement's numbers are large."""
@@ -80,10 +59,6 @@ class RecipeJob:
         makes = [*module.inner.parameters(), *module.outer.parameters()]
         rest = [one for one in module.parameters() if not any(one is other for other in makes)]
         return torch.optim.Adam([{"params": rest, "lr": rate}, {"params": makes, "lr": rate * CALM}])
-
-    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """As `losses_of`, of one edit."""
-        return self.losses_of([number], draw)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The terms of some edits: their answers in scope, the base's answers out of scope and in the adversarial terms, and the

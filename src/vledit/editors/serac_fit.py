@@ -9,57 +9,43 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..data.case import EditCase, Probe
-from .cited_cases import CitedCases, Row, opened
-from .features import MEAN_OF, Features, mean_picture
+from .cited_cases import CitedCases, Row
+from .features import MEAN_OF, mean_picture
 from .mend import lowest
+from .retrieval_job import RetrievalJob
 from .serac import SeracFit, SeracNetwork, cited
 from .training.cases import training_case
-from .training.loop import settling
 
 if TYPE_CHECKING:
+    from ..vlm.base import VLM
+    from .features import Features
     from .training.fitting import Fitting
 
 
-class SeracJob:
+class SeracJob(RetrievalJob[SeracFit, SeracNetwork]):
     """What `training.loop` runs."""
 
     def __init__(self, fitting: Fitting, cases: list[EditCase], features: Features, network: SeracNetwork):
-        self.fitting, self.features, self.vlm = fitting, features, fitting.vlm
-        assert isinstance(fitting.settings, SeracFit)
-        self.settings = fitting.settings
-        self.module = network.to(self.vlm.device)
+        super().__init__(fitting, cases, features, network)
         layer = lowest(self.vlm, network.counterfactual.sites)
-        self.cases = cases
         self.cited = CitedCases(self.vlm, cases, layer, self._rows, self.settings.memory_gb)
         self._vectors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
-    def of(cls, fitting: Fitting) -> SeracJob:
-        """The job of a fitting.  Raises: InputError for settings that do not fit the model."""
-        settings, vlm = fitting.settings, fitting.vlm
-        assert isinstance(settings, SeracFit)
-        torch.manual_seed(settings.seed)
-        features = Features(vlm, settings.encoder, together=vlm.device.type != "cpu")
-        cases = [training_case(case, settings.per_cell, settings.seed) for case in fitting.cases]
-        pictures = features.pictures([opened(case.request.image) for case in cases[:1]]).shape[1]
-        return cls(fitting, cases, features, SeracNetwork(vlm, asdict(settings), features.text_width, pictures))
+    def network(cls, vlm: VLM, settings: dict[str, Any], texts: int, pictures: int) -> SeracNetwork:
+        """Raises: InputError for settings that do not fit the model."""
+        return SeracNetwork(vlm, settings, texts, pictures)
 
-    def run(self, editor: str) -> Path:
-        """Runs the fitting to its end."""
-        return self.fitting.run(editor, self, clip=1.0, rate=settling)
-
-    # --- what the loop asks for -------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.cases)
+    @classmethod
+    def cases_of(cls, fitting: Fitting) -> list[EditCase]:
+        """With whatever cells they have."""
+        return [training_case(case, fitting.settings.per_cell, fitting.settings.seed) for case in fitting.cases]
 
     def start(self) -> None:
         """Looks at some pictures."""
@@ -74,10 +60,6 @@ class SeracJob:
                 {"params": list(self.module.scope.parameters()), "lr": self.settings.scope_rate},
             ]
         )
-
-    def losses(self, number: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """As `losses_of`, of one edit."""
-        return self.losses_of([number], draw)
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The answers' loss in scope of some edits, and the scope classifier's on their requests and those of some others."""

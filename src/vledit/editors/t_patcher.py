@@ -24,13 +24,12 @@ from ..data.case import EditRequest
 from ..errors import InputError, UnknownNameError
 from ..vlm.acting import layers_acting, lowest, prompt_acting
 from ..vlm.base import VLM, Site, Trunk
-from ..vlm.pictures import open_picture
 from ..vlm.surroundings import lasting
 from . import common_directions
 from .adversary import CLOSE, AdversarialSettings, Adversary, total
-from .balancedit import new_id
-from .base import Edit, EditorConfig, EditReport, setting
+from .base import Edit, EditorConfig, setting
 from .fitting import UNLEARNT, combined, margins, refuse_unlearnt, unlearnt
+from .making import opened, reported
 
 if TYPE_CHECKING:
     from ..codebook import Transformation
@@ -121,8 +120,8 @@ class TPatcher:
         """
         began = time.perf_counter()
         config, start = self.config, dict(start or {})
-        image = None if request.image is None else open_picture(request.image)
-        request = EditRequest(image, request.question, request.answer, request.rephrases, request.id)
+        request = opened(request)
+        image = request.image
         site = vlm.resolve_site(config.site)
         encoded = vlm.encode([image], [request.question], [request.answer])
         with prompt_acting(vlm, [start], encoded):
@@ -136,8 +135,7 @@ class TPatcher:
         advice = f"Give more steps, a larger learning_rate, a larger most (now {config.most}), or a shorter answer."
         refuse_unlearnt(request.answer, taken, lead, config.unlearnt, advice)
         whole = {str(site): own if before is None else combined(before, own)}
-        report = EditReport(time.perf_counter() - began, taken, loss, lead, own.nbytes, lead > 0)
-        return Edit(request.id or new_id(request), self.name, request, report, weights=whole)
+        return reported(self.name, request, began, taken, loss, lead, own.nbytes, weights=whole)
 
 
 def patch(
