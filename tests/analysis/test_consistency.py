@@ -7,9 +7,10 @@ import pytest
 
 from tests.data.words_encoder import WordsEncoder
 from tests.vlm.models import picture, tiny
-from vledit.analysis.consistency import consistency, picture_vector
+from vledit.analysis.consistency import consistency
 from vledit.data.case import EditCase, EditRequest
 from vledit.data.devqa import DevQA
+from vledit.editors.features import visual_mean
 from vledit.retrieval import Index
 
 
@@ -33,7 +34,7 @@ def test_the_picture_finds_its_equal_and_the_question_another():
     assert {estimate.n for estimate in found.values()} == {4}
     alone = consistency(vlm, DevQA(pool, Index(WordsEncoder())), limit=1)
     assert alone["edited, found by picture"].mean == pytest.approx(1.0, abs=0.02)
-    vectors = np.stack([picture_vector(vlm, case.request.image) for case in pool])
+    vectors = np.stack([visual_mean(vlm, [case.request.image], "What is this?").numpy() for case in pool])
     vectors = vectors - vectors.mean(0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert alone["found by question, found by picture"].mean == pytest.approx(float(vectors[1] @ vectors[2]), abs=1e-4)
