@@ -91,7 +91,7 @@ class TrunkRows:
         """(n, V) for all rows of a trunk's batch; `acting`: by row of the batch."""
         with torch.inference_mode():
             if len(sites) <= 1 and all(is_plain(change) for a in acting.values() for change in (a or {}).values()):
-                site = vlm.resolve_site(sites[0]) if sites else Site(trunk.layer, "mlp")
+                site = vlm.resolve_site(sites[0]) if sites else Site(vlm.n_layers - 1, "mlp")  # the shortest tail
                 tail = self.tail(vlm, trunk, site)
                 return tail.logits(_deltas(tail, {i: a[sites[0]] for i, a in acting.items() if a}))
             with layers_acting(vlm, [acting.get(i) for i in range(len(trunk))], trunk.encoded):
