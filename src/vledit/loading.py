@@ -36,25 +36,25 @@ def load(
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> EditedModel:
-    """Loads a vision-language model, ready to be asked and edited.
+    """Load a vision-language model, ready to be asked and edited.
 
     Args:
         name_or_path: "pocket" (the embedded model, built at first use), a short name such as "blip2-opt-2.7b", a local
-            Hugging Face folder, or a Hugging Face id.  The folder of a PEFT adapter means the base that it names, with it.
-        device: "cpu", "cuda", "cuda:1", ..., or "auto" (the accelerator where there is one).
-        dtype: what the weights are loaded in: "float32", "bfloat16" ("bf16"), "float16" ("fp16") or a torch dtype.
+            Hugging Face folder, or a Hugging Face id. For the folder of a PEFT adapter, the base that it names is loaded with it.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" (the accelerator, if there is one).
+        dtype: dtype of the weights: "float32", "bfloat16" ("bf16"), "float16" ("fp16") or a torch dtype.
         codebook: a `Codebook` of earlier edits, or None to start without any.
         quantization: "8bit" or "4bit" (bitsandbytes; needs `pip install 'vledit[quantization]'`); the family's default site
             and the vocabulary projection stay in `dtype`.
-        device_map: "auto", or where each module goes, as in transformers; instead of `device`.
-        adapter: folder or Hugging Face id of a PEFT adapter that is put into the base (needs `pip install 'vledit[peft]'`).
-        trust_remote_code: run the Python code that a checkpoint carries for a model or a processor that transformers does not
-            know.  It runs with all that you may do on this machine, so read it first; without this it is refused.
+        device_map: "auto", or the device of each module, as in transformers; replaces `device`.
+        adapter: folder or Hugging Face id of a PEFT adapter for the base (needs `pip install 'vledit[peft]'`).
+        trust_remote_code: run the Python code in a checkpoint whose model or processor transformers does not know. The code runs
+            with your permissions, so read it first. By default such a checkpoint is refused.
 
     Raises:
-        MissingDataError: there is no such folder, no connection, weights are missing from the checkpoint, or a package is.
-        InputError: an unknown device, dtype or quantization; or a model that cannot be edited, in the words of
-            `vledit models --check`, before a weight is read.
+        MissingDataError: the folder, the connection, a package, or some of the checkpoint's weights are missing.
+        InputError: an unknown device, dtype or quantization; or a model that cannot be edited, with the message of
+            `vledit models --check`, before any weight is read.
     """
     from .editors.edited_model import EditedModel
 

@@ -74,7 +74,7 @@ def test_bench_prints_a_leaderboard_and_keeps_the_trunks(cli, tmp_path):
     assert head["end"]["failed"] == 0
     again = cli("bench", *SUPPLIED, "--editors", EDITORS, "--protocol", "sequential", "--at", "1,3", "--out", "s.jsonl")
     assert again.code == 0, again.err
-    assert "Retention" in again.out
+    assert "After the first N edits" in again.out
     assert "0 misses" in again.err
 
 

@@ -88,7 +88,7 @@ def _cost(row: Mapping[str, Estimate], name: str, write: Any) -> str:
 def retention(points: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> Table:
     """Editors by the number of edits after which was scored."""
     shown = ("retained", "HM", "near_image_preserved", "random_image_preserved")
-    table = Table("editor", "edits", *shown, title="Retention: the first N edits' probes, after N edits; %")
+    table = Table("editor", "edits", *shown, title="After the first N edits, scored on these edits; %")
     for name, by_number in points.items():
         for count, row in by_number.items():
             table.add_row(name, str(count), *(str(row[m]) if m in row else "–" for m in shown))

@@ -1,4 +1,4 @@
-"""The codebook that a user holds: edits that are added, retired, removed and brought back, in memory or in a file.
+"""The codebook that a user works with: edits that are added, retired, removed and restored, in memory or in a file.
 
 Source: BalancEdit, Sec. 3.2, 4.5 (sequential edits), 4.7 (reversal: the base's weights are never touched, so the
 behaviour after `remove` is that before `add`, bit for bit).
@@ -40,9 +40,9 @@ class _Held(Exception):
 class Codebook(Contents):
     """Edits of one frozen model.
 
-    A codebook made by `Codebook(...)` lives in memory; `save` writes a copy of it.  One from `open` or `create` is its
-    file: every change is on disk when the call returns, and transformations are read when they are used.  Iteration,
-    `len` and `in` go over active entries; `get`, `entries` and `history` know the others too.
+    A codebook made by `Codebook(...)` is in memory; `save` writes a copy of it to a file.  One from `open` or `create` is a file:
+    every change is on disk when the call returns, and transformations are read when they are used.  Iteration, `len` and `in`
+    cover active entries; `get`, `entries` and `history` also cover the others.
 
     Args:
         fingerprint: of the model that the edits are for.
@@ -67,12 +67,14 @@ class Codebook(Contents):
         """Open a codebook file.
 
         Args:
-            fingerprint: of the loaded model; None opens whatever model the file is for (to list or export it).
-            model_name: of the loaded model, for the message where it is the wrong one.
-            readonly: refuse changes; also so where the file cannot be written.
+            fingerprint: of the loaded model; None opens the file whatever model it is for (to list or export it).
+            model_name: of the loaded model, for the message if it is the wrong one.
+            readonly: refuse changes. A file that cannot be written is always opened so.
             dtype: what new transformations are stored as, e.g. "bfloat16"; None keeps their bits.
-        Raises: ModelMismatchError for another model's file; CodebookError for one that is missing, not a codebook,
-            damaged, of a newer schema, or locked; each message says what to do.
+
+        Raises:
+            ModelMismatchError: the file is for another model.
+            CodebookError: the file is missing, not a codebook, damaged, of a newer schema, or locked; each message gives advice.
         """
         opened = Store(local(path), readonly=readonly, dtype=dtype)
         try:
@@ -90,7 +92,7 @@ class Codebook(Contents):
     def create(
         cls, path: str | Path, fingerprint: str, model_name: str = "", *, dtype: str | None = None, compete: str = "all"
     ) -> Codebook:
-        """Make an empty codebook file and open it.  Raises: CodebookError where `path` exists or cannot be written."""
+        """Make an empty codebook file and open it.  Raises: CodebookError if `path` exists or cannot be written."""
         check_dtype(dtype)
         create(local(path), fingerprint, model_name)
         return cls.open(path, fingerprint, model_name, dtype=dtype, compete=compete)
@@ -145,19 +147,20 @@ class Codebook(Contents):
         site: str | None = None,
         same_fact: str = "record",
     ) -> Relation:
-        """Say how a new fact relates to the active entries; see `Relation`.
+        """Return how a new fact relates to the active entries; see `Relation`.
 
         Args:
             key: (H,) of the fact, or a mapping from scope name or `Query` to such, as for `Router.decide`.
             question: of the fact. Texts are compared without regard to case and spacing.
             answer: of the fact.
-            image_key: the key of its picture; None where it has none.
+            image_key: the key of its picture; None if it has none.
+            d_positive: the fact's own distance to its positive, or a mapping from scope name to it; used by "distance" only.
             rephrases: other wordings of the question.
-            d_positive: the fact's own distance to its positive, or a mapping from scope name to it; for "distance" alone.
-            site: consider keys of entries of this site only.
-            same_fact: "record": the same picture (or none) and the same question, or a supplied wording of it. "distance",
-                the paper's: also an entry whose radius holds the key, which is no further away than the larger of the two
-                facts' own positives.
+            site: consider only entries whose keys are read at this site.
+            same_fact: "record": the same picture (or none) and the same question, or a supplied wording of it. "distance" (the
+                paper's): also an entry whose radius contains the key, if it is no further away than the larger distance of the
+                two facts to their own positives.
+
         Source: BalancEdit, Sec. 3.2 and 4.5.
         """
         with self._lock:
@@ -166,17 +169,17 @@ class Codebook(Contents):
             return relate(self.router, entries, key, fact, d_positive, site=site, same_fact=same_fact)
 
     def holding(self, fact: Fact) -> Relation | None:
-        """The relation "same" where an active entry gives this answer to this question already; None where none does."""
+        """Return the relation "same" if an active entry gives this answer to this question already; otherwise None."""
         with self._lock:
             return holding(self._alike(fact), fact)
 
     def replaced_by(self, id: str) -> tuple[str, ...]:
-        """Return the ids of the entries whose place the entry `id` took."""
+        """Return the ids of the entries that the entry `id` replaced."""
         with self._lock:
             return self._replaced.get(id, ()) if self._lazily is None else self._lazily.replaced(id)
 
     def hidden_by(self, entry: Entry) -> list[str]:
-        """Return the id of the older active entry whose own request `entry` answers instead: their keys are equal.
+        """Return the id of the older active entry whose own request `entry` answers instead, because their keys are equal.
 
         Keys count as equal within 1e-5 of their length, since the same prompt in another batch differs by rounding.
         """
@@ -196,16 +199,17 @@ class Codebook(Contents):
         return {query: own.get(query, np.full(self.router.width(query), np.nan, np.float32)) for query in needed} or own
 
     def add(self, entry: Entry, retires: Collection[str] = (), *, same_fact: str | None = None) -> Entry:
-        """Add an edit and retire those that it replaces, in one step; returns the entry as it is held.
+        """Add an edit and retire those that it replaces, in one step; return the entry as it is stored.
 
         Args:
-            retires: ids of entries whose place it takes.
-            same_fact: decide what it replaces here, by this rule of `relation`, on what the codebook holds at the moment of
-                writing (another process may have added entries since the edit was begun). Where the fact is there already
+            retires: ids of the entries that it replaces.
+            same_fact: decide what it replaces here, by this rule of `relation`, on the contents of the codebook at the moment of
+                writing (another process may have added entries since the edit was begun). If the fact is there already
                 with the same answer, nothing changes and that entry is returned.
 
-        Raises: InputError where the id is taken, or an entry to retire is not active; CodebookError where the file
-            cannot be written: then nothing has changed.
+        Raises:
+            InputError: the id is taken, or an entry to retire is not active.
+            CodebookError: the file cannot be written; then nothing has changed.
         """
         try:
             with self._writing():
@@ -245,18 +249,18 @@ class Codebook(Contents):
         )
 
     def retire(self, id: str, by: str | None = None) -> Entry:
-        """Let the entry fire no more, for good or as long as the entry `by` is not removed; it stays in the history.
+        """Retire an entry: it no longer fires, either for good or until the entry `by` is removed; it stays in the history.
 
-        Raises: UnknownNameError; InputError where it is not active, or `by` is removed or itself retired by it.
+        Raises: UnknownNameError; InputError if it is not active, or if `by` is removed or was itself retired by it.
         """
         with self._draft("retired", id, f"by '{by}'" if by else "by hand") as draft:
             retire(draft, id, BY_HAND if by is None else by)
         return self.get(id)
 
     def remove(self, id: str) -> Entry:
-        """Take the edit out: what it had retired is active again, and routing is as if it had never been added.
+        """Remove the edit: what it had retired is active again, and routing is as if it had never been added.
 
-        Raises: UnknownNameError; InputError where it is removed already.
+        Raises: UnknownNameError; InputError if it is removed already.
         """
         with self._draft("removed", id) as draft:
             entry = find(draft.entries, id)
@@ -274,12 +278,12 @@ class Codebook(Contents):
         return self.get(id)
 
     def restore(self, id: str) -> Entry:
-        """Bring the entry back bit for bit.
+        """Restore the entry bit for bit.
 
-        A removed one returns as it was, retiring again what it had retired (and retired itself, where its successor is
-        still there); a retired one becomes active beside its successor, which stays nearest where the keys are equal.
+        A removed entry returns as it was and again retires what it had retired; it is itself retired if its successor is still
+        there.  A retired entry becomes active beside its successor, which has precedence where the keys are equal.
 
-        Raises: UnknownNameError; InputError where it is active.
+        Raises: UnknownNameError; InputError if it is active.
         """
         with self._draft("restored", id) as draft:
             entry = find(draft.entries, id)
@@ -290,7 +294,7 @@ class Codebook(Contents):
         return self.get(id)
 
     def purge(self, id: str) -> None:
-        """Delete the entry for good, with its picture and texts; the history keeps that there was one of this id.
+        """Delete the entry for good, with its picture and texts; the history still records that an entry of this id existed.
 
         Raises: UnknownNameError.
         """
@@ -314,12 +318,13 @@ class Codebook(Contents):
         return len(self._entries) if self._store is None else self._store.verify(progress)
 
     def save(self, path: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> Path:
-        """Write a complete copy to `path`, whole or not at all; this codebook stays where it was.
+        """Write a complete copy to `path`, as a whole or not at all; this codebook stays where it was.
 
         Args:
             dtype: what transformations are stored as, e.g. "bfloat16"; None keeps their bits.
-            overwrite: replace what is there. Processes that have it open keep seeing the old file.
-        Raises: CodebookError where `path` exists, or cannot be written.
+            overwrite: replace an existing file. Processes that have it open keep seeing the old file.
+
+        Raises: CodebookError if `path` exists or cannot be written.
         """
         target = local(path)
         check_dtype(dtype)
@@ -334,7 +339,7 @@ class Codebook(Contents):
         return target
 
     def export(self, path: str | Path, *, tensors: bool = False, progress: Progress | None = None) -> Path:
-        """Write everything as readable JSON, whole or not at all; see `export.as_json`."""
+        """Write everything as readable JSON, as a whole or not at all; see `export.as_json`."""
         target = output_file(path, "export")
         document = as_json(self._entries.values(), self._events, self.model_name, self.fingerprint, tensors, progress)
         write_atomic(target, (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())

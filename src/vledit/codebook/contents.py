@@ -105,7 +105,7 @@ class Contents:
         return [self._entries[id] for id in self._facts.candidates(fact)]
 
     def refresh(self) -> bool:
-        """Take in what other processes wrote to the file; returns whether there was anything."""
+        """Read what other processes wrote to the file; return whether there was anything."""
         with self._lock:
             if self._store is None or not self._store.changed():
                 return False
@@ -114,9 +114,9 @@ class Contents:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[Self]:
-        """Within the block all changes are one transaction: a file is written to once, at the end, or not at all.
+        """Within the block all changes are one transaction: a file is written once, at the end, or not at all.
 
-        After an error the codebook is as the file was.  In memory every change stands by itself.
+        After an error the codebook is as the file was.  In memory every change takes effect at once.
         """
         with self._lock:
             if self._store is None or self._open:

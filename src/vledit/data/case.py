@@ -30,14 +30,14 @@ Picture = "Image | Path | str | LazyPicture | None"
 
 @dataclass(frozen=True)
 class EditRequest:
-    """One fact to change: asked `question` about `image`, the model shall answer `answer`.
+    """One fact to change: asked `question` about `image`, the model is to answer `answer`.
 
     Args:
-        image: the picture, or None for an edit of a text-only question.
+        image: the picture, or None for a question without a picture.
         question: the question as a user would type it (no prompt template).
         answer: the new answer (the papers' y^n).
-        rephrases: other wordings of the question, used for the positive sample where the backbone's own is unfit.
-        id: name of the edit; chosen from the content where it is empty.
+        rephrases: other wordings of the question, used for the positive sample if the backbone's own is not usable.
+        id: name of the edit; if empty, it is derived from the content.
     """
 
     image: object | None
@@ -49,13 +49,13 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question put to the model to see what an edit did.
+    """One question that is put to the model to find out what an edit did.
 
     Args:
-        image: the picture, or None for a text-only question.
+        image: the picture, or None for a question without a picture.
         question: the question, without prompt template.
-        answer: the answer that the *data set* holds for right, or None where only the base's own answer matters.
-        tags: facts about the probe that reports group by, e.g. {"hand": "emojione", "seen": "no"}.
+        answer: the correct answer according to the *data set*, or None if only the base's own answer matters.
+        tags: properties of the probe by which reports group, e.g. {"hand": "emojione", "seen": "no"}.
         id: unique within a case and cell.
     """
 
@@ -71,10 +71,10 @@ Cells = Mapping[str, tuple[Probe, ...]]
 
 @dataclass(frozen=True)
 class EditCase:
-    """One edit of a benchmark with everything that is asked after it.
+    """One edit of a benchmark with all questions that are asked after it.
 
-    `generality` cells ("text", "image", ...) shall be answered with the request's answer; `locality` cells ("near_image",
-    "text", "random_image", "other_question", "black", ...) as the base answers; `portability` cells with their own answer.
+    Probes in `generality` cells ("text", "image", ...) are to get the request's answer, those in `locality` cells ("near_image",
+    "text", "random_image", "other_question", "black", ...) the base's answer, those in `portability` cells their own answer.
     """
 
     request: EditRequest
@@ -90,7 +90,7 @@ class EditCase:
         return self.request.id
 
     def trimmed(self, most: int) -> EditCase:
-        """The case with at most so many probes of each cell, the first ones; 0: all of them."""
+        """Return the case with at most this many probes of each cell, the first ones; 0: all of them."""
         if not most:
             return self
         families = ("generality", "locality", "portability")

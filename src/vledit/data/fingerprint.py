@@ -59,7 +59,7 @@ class Fingerprint:
         else:
             said = "not a file that we know"
         counted = ", ".join(f"{count:,} {what}" for what, count in self.counts.items() if count)
-        return f"{self.short}: {said} ({counted})"
+        return f"{said}{f': {counted}' if counted else ''} (SHA-256 {self.short}…)"
 
 
 def fingerprint(records: Any, counts: Mapping[str, int], known: Sequence[Known]) -> Fingerprint:

@@ -1,4 +1,4 @@
-"""`ask_many`: the questions of a table, answered in batches, each with its explanation; a run that was cut off goes on."""
+"""`ask_many`: the questions of a table, answered in batches, each with its explanation; an interrupted run can be continued."""
 
 from __future__ import annotations
 
@@ -101,22 +101,22 @@ def ask_many(
     max_new_tokens: int | None = None,
     progress: Callable[[str, int, int], object] = lambda what, done, of: None,
 ) -> ManyAnswers:
-    """Asks the model every question of a table.
+    """Ask the model every question of a table.
 
     Args:
         rows: path of a CSV, JSON Lines, JSON or YAML file, a pandas DataFrame, a `datasets` table, or any iterable of mappings.
-            Columns: question; and image, answer (the expected one), id where there are any.
-        out: a CSV, TSV or JSON Lines file that the answers are written to while they come. Where it holds answers of an earlier,
+            Columns: question; and optionally image, answer (the expected one), id.
+        out: a CSV, TSV or JSON Lines file to which the answers are written as they come. If it contains answers of an
             interrupted run, these are kept and only the rest is asked.
-        images: folders that relative picture paths are looked up in, after the table's own.
-        base: ask the model without its edits, too.
-        skip_unfit: leave unfit rows out; else nothing is asked where there are any.
-        overwrite: forget what is in `out`.
-        progress: called with what is done ("asking"), how much of it, and of how much.
+        images: folders in which relative picture paths are looked up, after the table's own.
+        base: also ask the model without its edits.
+        skip_unfit: leave invalid rows out; otherwise nothing is asked if there are any.
+        overwrite: discard what is in `out`.
+        progress: called with the kind of work ("asking"), how much of it is done, and of how much.
 
     Raises:
-        InputError: rows are unfit and `skip_unfit` was not asked for (each is named); `out` holds answers to other questions, or
-            of another model or other edits; or the table as a whole is unfit.
+        InputError: rows are invalid and `skip_unfit` is not set (each is named); `out` contains answers to other questions, or
+            of another model or other edits; or the table as a whole is invalid.
     """
     began = time.perf_counter()
     table = _table(model, rows, images)

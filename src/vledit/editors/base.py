@@ -1,4 +1,4 @@
-"""What every editing method is: a frozen configuration, `edit`, and the `Edit` it returns.  The base model is untouched."""
+"""What an editing method consists of: a frozen configuration, `edit`, and the `Edit` it returns.  The base never changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EditorConfig:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> EditorConfig:
-        """Builds a configuration from names and values.  Raises: UnknownNameError for a setting that does not exist."""
+        """Build a configuration from names and values.  Raises: UnknownNameError for a setting that does not exist."""
         known = {f.name for f in fields(cls)}
         for name in settings:
             if name not in known:
@@ -37,7 +37,7 @@ def setting(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class EditReport:
-    """What making an edit took and gave.
+    """The cost and outcome of making an edit.
 
     Args:
         seconds: wall time of the whole edit.
@@ -45,7 +45,7 @@ class EditReport:
         loss: final loss per answer token, in nats.
         margin: smallest lead of an answer's token over its strongest rival, in logits; positive means that the greedy
             answer is the new one.
-        nbytes: bytes the edit keeps.
+        nbytes: size of the stored edit in bytes.
         trained: whether every answer token (end included) became the argmax.
     """
 
@@ -58,7 +58,7 @@ class EditReport:
 
     @classmethod
     def of_nothing(cls, seconds: float) -> EditReport:
-        """Of an edit that had nothing to train and keeps nothing."""
+        """The report of an edit that required no training and stores nothing."""
         return cls(seconds, 0, 0.0, 0.0, 0, True)
 
 
@@ -81,16 +81,16 @@ class Payload:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit, as an object: nothing happens to any model until it is added to an `EditedModel`.
+    """One edit, as an object: no model changes until it is added to an `EditedModel`.
 
     Exactly one of `entry` (for the codebook), `weights` (point → change that is always on) and `payload` (for the method's
-    own memory) is set; none where nothing has to be kept: the fact is there already (`relation.kind` "same"), or the base
-    gives this answer and only an older entry has to retire ("revert").
+    own memory) is set. None is set if nothing has to be stored: the fact is there already (`relation.kind` "same"), or the base
+    gives this answer and only an older entry has to be retired ("revert").
 
     Args:
-        breaks: ids of older edits that no longer answer their own request as they should since this one was added.
-        parent: for a weight edit that was trained on top of others: the newest of them. Its change holds theirs.
-        image_key: for a weight edit read from a folder, which keeps no picture: what identifies it.
+        breaks: ids of older edits that no longer answer their own request correctly since this one was added.
+        parent: for a weight edit that was trained on top of others: the newest of them. Its change includes theirs.
+        image_key: for a weight edit read from a folder, which stores no picture: the key that identifies the picture.
     """
 
     id: str
@@ -112,7 +112,7 @@ class Edit:
 
     @property
     def keeps_something(self) -> bool:
-        """False where the fact is there already, or an older entry has only to retire."""
+        """False if the fact is there already, or an older entry only has to be retired."""
         return self.relation is None or self.relation.kind not in ("same", "revert")
 
 
@@ -120,15 +120,15 @@ class Edit:
 class Editor(Protocol):
     """One editing method.
 
-    Where its edits are held is told by what the class has:
+    The class determines where its edits are stored:
 
     - `gated = True` and no `memory`: codebook entries; `edit` is given the codebook.
     - `gated = False`: always-on changes of weights; `edit` also takes `start`, point → the change that earlier edits made there.
-      With `adds_up = True` each is made on the base, is not given `start`, and adds to the others.
+      With `adds_up = True` each edit is made on the base, is not given `start`, and is added to the others.
     - a method `memory(vlm)`: a `Memory` of its own; `edit` is given that memory.
 
-    `gated` says whether its edits act on the requests that they are for, or always.  A method that trains something before its
-    first edit has `fit` (see `docs/architecture.md`).
+    `gated` says whether its edits act only on the requests that they are for, or always.  A method that has to be trained before
+    its first edit has `fit` (see `docs/architecture.md`).
     """
 
     name: ClassVar[str]
@@ -137,13 +137,12 @@ class Editor(Protocol):
     config: EditorConfig
 
     def edit(self, vlm: VLM, request: EditRequest, memory: Any = None) -> Edit:
-        """Makes the edit; no model and no memory is changed.
+        """Make the edit; no model and no memory is changed.
 
         Args:
-            memory: what holds the edits that are there already (a Codebook, or the method's Memory), for methods whose new edits
-                depend on old ones.
+            memory: the edits so far (a Codebook, or the method's Memory), for methods whose new edits depend on old ones.
 
         Raises:
-            InputError: an unfit question, answer, picture or site.  EditFailedError: the model did not learn the answer.
+            InputError: an invalid question, answer, picture or site.  EditFailedError: the model did not learn the answer.
         """
         ...

@@ -1,7 +1,7 @@
-"""`EditedModel`: what the user holds, a frozen model and its edits, with PEFT's verbs.
+"""`EditedModel`: what the user works with, a frozen model and its edits. The method names follow PEFT.
 
-Routing is decided once per request, on the prompt, row by row, and kept for the whole answer (BalancEdit, Eq. 1).  The base
-weights are never written to, so removing an edit restores the previous behaviour bit for bit.
+Routing is decided once per request, on the prompt, for each row, and the decision holds for the whole answer (BalancEdit, Eq. 1).
+The base weights are never written to, so removing an edit restores the previous behaviour bit for bit.
 """
 
 from __future__ import annotations
@@ -59,16 +59,17 @@ class Answer:
 class EditedModel(Talking, Keeping):
     """A frozen vision-language model with edits.
 
-    Threads may share it: requests run one after the other, and so do edits.
+    Several threads may share it: requests run one after the other, and so do edits.
 
     Args:
         vlm: the base; shared, never changed.
-        codebook: gated edits (a new, empty one in memory where None is given).
+        codebook: gated edits; None: a new, empty codebook in memory.
         weights: always-on edits by id, as weight editors make them.
         memories: edits of methods that have a memory of their own, by the method's name.
 
-    Gated edits come before always-on ones: of the memories that look at the request alone the first that fires acts, then the
-    codebook, then memories that read the prompt, in the order in which they came; where none fires the always-on edits act.
+    Gated edits take precedence over always-on ones. Memories that look only at the request are asked first, then the codebook,
+    then memories that read the prompt, in the order in which they were added; the first that fires acts. If none fires, the
+    always-on edits act.
     """
 
     def __init__(
@@ -108,16 +109,17 @@ class EditedModel(Talking, Keeping):
         strict: bool = False,
         **settings: Any,
     ) -> Any:
-        """Makes an edit with the named editor and adds it.  Returns the edit; see `Editor.edit` for what it raises.
+        """Make an edit with the named editor, add it and return it; see `Editor.edit` for the errors.
 
         Args:
-            request: one request; or several, of which the edits are returned as a list: those before one that fails are kept.
-                Where the method can, they share their passes and are trained together, so many at a time (`together.EDITS`);
-                what is decided by the edits that are there already is decided one after the other.
-            check: look which older edits no longer answer their own request since this one was added (`Edit.breaks`).
-            strict: refuse an edit that breaks older ones; nothing has changed then.
+            request: one request, or several, whose edits are returned as a list. If one fails, those before it are kept. If the
+                method supports it, several edits share their passes and are trained together (up to `together.EDITS`); decisions
+                that depend on earlier edits are taken one after the other.
+            editor: name of the method.
+            check: find older edits that no longer answer their own request since this one was added (`Edit.breaks`).
+            strict: refuse an edit that breaks older ones; nothing is changed then.
 
-        Raises: InputError for what `strict` refuses.
+        Raises: InputError for an edit that `strict` refuses.
         """
         method = make_editor(editor, **settings)
         if not isinstance(request, EditRequest):
@@ -145,10 +147,10 @@ class EditedModel(Talking, Keeping):
 
     @lasting
     def make(self, method: Any, request: EditRequest, begun: Any = None) -> Edit:
-        """An edit by an editor (an object) as it would be made now; it is not added.
+        """Make an edit with an editor object, as it would be made now, without adding it.
 
         Args:
-            begun: what the editor's `begin` made of this request together with others.
+            begun: what the editor's `begin` returned for this request together with others.
         """
         with self._editing:
             if begun is not None:
@@ -163,23 +165,23 @@ class EditedModel(Talking, Keeping):
             return replace(made, parent=next(reversed(self.weights), None))
 
     def memory_of(self, method: Any) -> Memory:
-        """The memory that holds a method's edits; an empty one where there are none yet."""
+        """Return the memory that holds the edits of a method; an empty one if there are none yet."""
         if method.name not in self.memories:
             self.memories[method.name] = method.memory(self.vlm)
         return self.memories[method.name]
 
     def edits(self) -> list[str]:
-        """Ids of all edits, whatever their status: the codebook's, always-on ones, those of memories."""
+        """Return the ids of all edits, whatever their status: those of the codebook, always-on ones, those of memories."""
         held = [entry.id for entry in self.codebook.entries()]
         return [*held, *self.weights, *(id for memory in self.memories.values() for id in memory.kept)]
 
     def add(self, edit: Edit) -> Edit:
-        """Adds an edit and returns it as it is held; an entry retires what holds the same fact with another answer.
+        """Add an edit and return it as it is stored; an entry retires an older one about the same fact with another answer.
 
-        What is the same fact is decided on what the codebook holds at this moment: where another process has added it with
-        the same answer meanwhile, nothing changes, and the relation of what is returned says so.
+        Which edit is about the same fact is decided on the current contents of the codebook. If another process has added the
+        same fact with the same answer in the meantime, nothing changes, and the relation of the returned edit says so.
 
-        Raises: InputError for an id that is taken, or a weight edit that was trained on top of others than those here.
+        Raises: InputError for an id that is taken, or a weight edit that was trained on top of edits which are not here.
         """
         with self.vlm.lock:
             relation = edit.relation
@@ -234,9 +236,9 @@ class EditedModel(Talking, Keeping):
         return broken
 
     def remove(self, id: str) -> None:
-        """Takes an edit out; what it did is gone bit for bit.  A codebook entry is kept aside: `restore`, `purge`.
+        """Remove an edit; its effect is gone bit for bit.  A codebook entry is kept and can be restored (`restore`, `purge`).
 
-        Raises: UnknownNameError where there is no such edit; InputError for a weight edit that later ones started from.
+        Raises: UnknownNameError if there is no such edit; InputError for a weight edit on which later ones were trained.
         """
         with self.vlm.lock:
             if id in self.weights:
@@ -247,12 +249,12 @@ class EditedModel(Talking, Keeping):
                 self._holder(id).remove(id)
 
     def restore(self, id: str) -> None:
-        """Puts a removed or retired edit back, with the bits it had; always-on edits are not kept when they are removed."""
+        """Restore a removed or retired edit, with the bits it had; always-on edits are not kept when they are removed."""
         with self.vlm.lock:
             self._holder(id).restore(id)
 
     def purge(self, id: str) -> None:
-        """Deletes an edit for good; the codebook's history keeps that there was one."""
+        """Delete an edit for good; the history of the codebook still records that it existed."""
         with self.vlm.lock:
             self._holder(id).purge(id)
 
@@ -279,14 +281,14 @@ class EditedModel(Talking, Keeping):
 
     @on_cpu_unless_named
     def answer(self, image: object | None, question: str, max_new_tokens: int | None = None) -> Answer:
-        """The greedy answer to one question about a picture (or None), with its explanation."""
+        """Return the greedy answer to one question about a picture (or None), with its explanation."""
         return self.answers([image], [question], max_new_tokens)[0]
 
     @on_cpu_unless_named
     def answers(
         self, images: Sequence[object | None], questions: Sequence[str], max_new_tokens: int | None = None
     ) -> list[Answer]:
-        """As `answer`, for a batch; every row is decided by itself, inside the pass that answers it where that can be."""
+        """As `answer`, for a batch; each row is decided separately, if possible inside the pass that answers it."""
 
         def work(vlm: VLM, encoded: Encoded) -> list[str]:
             return vlm.answer_encoded(encoded, max_new_tokens)
@@ -301,7 +303,7 @@ class EditedModel(Talking, Keeping):
 
     @on_cpu_unless_named
     def verify(self, images: Sequence[object | None], questions: Sequence[str], answers: Sequence[str]) -> Verified:
-        """Would the greedy answers be exactly these?  Without generating; decided on the prompts alone."""
+        """Return whether the greedy answers would be exactly these, without generating; decided on the prompts alone."""
         images, questions = _batch(images, questions)
         with self.vlm.lock, torch.inference_mode():
             deciders = self.deciders()
@@ -315,11 +317,11 @@ class EditedModel(Talking, Keeping):
 
     @on_cpu_unless_named
     def route(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Decision]:
-        """What is decided for each request, without answering."""
+        """Return the decision for each request, without answering."""
         return [effect.decision for effect in self.effects(images, questions)]
 
     def effects(self, images: Sequence[object | None], questions: Sequence[str]) -> list[Effect]:
-        """What happens to each request, without answering."""
+        """Return what happens to each request, without answering."""
         images, questions = _batch(images, questions)
         with self.vlm.lock:
             deciders = self.deciders()
@@ -327,26 +329,29 @@ class EditedModel(Talking, Keeping):
             return [effect or NOTHING for effect in found]
 
     def effects_of(self, encoded: Encoded, questions: Sequence[str]) -> list[Effect]:
-        """As `effects`, for prompts that are encoded already (conversations); memories that look at the request alone, as the
-        user gave it, are not asked."""
+        """As `effects`, for prompts that are encoded already (conversations).  Memories that need the request as the user gave
+        it are not asked.
+        """
         with self.vlm.lock:
             deciders = self.deciders()
             return [deciders.final(one) for one in deciders.decide_beforehand(encoded, questions)]
 
     @contextmanager
     def acting(self, encoded: Encoded, effects: Sequence[Effect]) -> Iterator[None]:
-        """Within the context, whatever the base runs on this batch computes with these effects, row by row."""
+        """Within the context, whatever the base computes on this batch is computed with these effects, row by row."""
         with acting(self.vlm, [effect.changes for effect in effects], encoded):
             yield
 
     @on_cpu_unless_named
     def generate(self, images: Sequence[object | None], questions: Sequence[str], **settings: Any) -> Any:
-        """Hugging Face's `generate` with any decoding strategy; decided on the prompt, the decision kept throughout.
+        """Hugging Face's `generate` with any decoding strategy; the decision is taken on the prompt and holds throughout.
 
         Args:
             settings: as for `generate` (num_beams, use_cache, cache_implementation, prefill_chunk_size, assistant_model,
                 prompt_lookup_num_tokens, ...); see `vlm.decoding.decode`.
+
         Returns: token ids (B', ·), prompt and answer; or what `return_dict_in_generate` asks for.
+
         Raises: InputError for several rows with assisted decoding, or rows that different models answer.
         """
         images, questions = _batch(images, questions)
@@ -357,12 +362,12 @@ class EditedModel(Talking, Keeping):
             return one_kind(list(run(deciders, self._opened(deciders, images), questions, work, whole)))[1]
 
     def attached(self) -> AbstractContextManager[Any]:
-        """Within the context, the Hugging Face model itself shows the edits: `with model.attached() as hf_model: …`.
+        """Within the context, the Hugging Face model itself uses the edits: `with model.attached() as hf_model: …`.
 
-        `hf_model.generate(**inputs)`, pipelines, and whatever else calls it, decided on each prompt in its first pass.  After
-        it nothing is left on the model.
+        This holds for `hf_model.generate(**inputs)`, pipelines and any other caller; each prompt is decided in its first pass.
+        After the context nothing is left on the model.
 
-        Raises: InputError where a memory cannot work so; the message says which and why.
+        Raises: InputError if a memory does not support this; the message says which and why.
         """
         from .attached import attached
 

@@ -1,7 +1,7 @@
-"""`edit_many`: the edits of a table, made one after the other; what is there already is left alone, so a run can be resumed.
+"""`edit_many`: the edits of a table, made one after the other; those that exist already are skipped, so a run can be resumed.
 
-Nothing but the edits themselves says how far a run has come: a row is done where an active edit gives its answer to its question
-about its picture.  A run that was killed and begun again therefore ends with the edits of one that was not.
+The only record of progress are the edits themselves: a row is done if an active edit gives its answer to its question
+about its picture.  So a run that was killed and started again ends with the same edits as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ DONE = ("made", "there", "not needed")
 
 @dataclass(frozen=True)
 class RowResult:
-    """What became of a row.
+    """The result of one row.
 
     Args:
-        outcome: "made" | "there" (the model was edited so before) | "not needed" (the base gives this answer) | "failed" (the
+        outcome: "made" | "there" (the edit existed before) | "not needed" (the base gives this answer) | "failed" (the
             model did not learn it, or it was refused; run again to retry).
-        edit: id of the edit; "" where there is none.
-        retired: ids of older edits that it took the place of.
-        inside: id of an older edit whose radius holds this one; both stay, and the nearer one answers.
+        edit: id of the edit; "" if there is none.
+        retired: ids of older edits that it replaced.
+        inside: id of an older edit whose radius contains this one; both stay, and the nearer one answers.
         hides: ids of older edits that no longer answer their own request.
         reason: why it failed.
-        answer: what the edited model said at the check; None where it was not asked.
+        answer: the answer of the edited model at the check; None if it was not asked.
         right: whether that is the row's answer.
     """
 
@@ -152,21 +152,21 @@ def edit_many(
     progress: Callable[[str, int, int], object] = lambda what, done, of: None,
     **settings: Any,
 ) -> ManyEdits:
-    """Makes the edits that a table asks for and adds them to the model.
+    """Make the edits that a table asks for and add them to the model.
 
     Args:
         rows: path of a CSV, JSON Lines, JSON or YAML file, a pandas DataFrame, a `datasets` table, any iterable of mappings or of
-            `EditRequest`s, or an `EditTable`. Columns: question, answer; and image, rephrases, id, note where there are any.
-        images: folders that relative picture paths are looked up in, after the table's own.
+            `EditRequest`s, or an `EditTable`. Columns: question, answer; and optionally image, rephrases, id, note.
+        images: folders in which relative picture paths are looked up, after the table's own.
         columns: name → the table's own name for it.
-        skip_unfit: leave unfit rows out; else nothing is edited where there are any.
+        skip_unfit: leave invalid rows out; otherwise nothing is edited if there are any.
         check: ask the model every row's question once at the end, in batches.
         unrelated: questions that no edit is about, asked without and with the edits at the end.
-        progress: called with what is done ("editing", "checking"), how much of it, and of how much.
+        progress: called with the kind of work ("editing", "checking"), how much of it is done, and of how much.
         settings: of the editor.
 
     Raises:
-        InputError: rows are unfit and `skip_unfit` was not asked for (each is named), or the table or a setting is unfit.
+        InputError: rows are invalid and `skip_unfit` is not set (each is named), or the table or a setting is invalid.
     """
     began = time.perf_counter()
     method = make_editor(editor, **settings)

@@ -1,6 +1,6 @@
-"""What a codebook changes on a set of probes: each is asked of the base and of the edited model, before the edits are shipped.
+"""What a codebook changes on a set of probes: the base and the edited model are asked each of them before the edits are shipped.
 
-A probe with an answer says what the edited model must answer; one without says that the base's answer must stay.
+A probe with an answer states what the edited model must answer; for one without, the base's answer must stay.
 """
 
 from __future__ import annotations
@@ -130,16 +130,16 @@ def check_probes(
     skip_unfit: bool = False,
     progress: Callable[[str, int, int], object] = lambda what, done, of: None,
 ) -> ProbeCheck:
-    """Asks every probe of the base and of the edited model.
+    """Ask the base and the edited model every probe.
 
     Args:
-        probes: path, DataFrame, `datasets` table or iterable of mappings, with columns question; and image, answer (what the
-            edited model must answer; where it is empty the base's answer must stay), group where there are any.
-        images: folders that relative picture paths are looked up in, after the table's own.
-        answers: a CSV, TSV or JSON Lines file that the answers are kept in while they come; see `ask_many`.
-        skip_unfit: leave unfit rows out; else nothing is asked where there are any.
+        probes: path, DataFrame, `datasets` table or iterable of mappings, with the column question; and optionally image, answer
+            (what the edited model must answer; if it is empty, the base's answer must stay), group.
+        images: folders in which relative picture paths are looked up, after the table's own.
+        answers: a CSV, TSV or JSON Lines file in which the answers are kept as they come; see `ask_many`.
+        skip_unfit: leave invalid rows out; otherwise nothing is asked if there are any.
 
-    Raises: InputError for unfit rows, a table without any row, or an unfit `answers`.
+    Raises: InputError for invalid rows, a table without any row, or an unusable `answers`.
     """
     table = question_table(probes, images)
     if not table.rows:
