@@ -1,7 +1,7 @@
 """What a codebook holds, in memory and in its file, and how a change is written to both.
 
-A change is worked out as a `Draft`, written to the file in one transaction, and taken over in memory when that is done.
-Which changes there are is in `book`.
+A change is prepared as a `Draft`, written to the file in one transaction, and then applied in memory.  The kinds of change are
+in `book`.
 """
 
 from __future__ import annotations

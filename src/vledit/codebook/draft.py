@@ -1,8 +1,8 @@
-"""The next state of a codebook while it is worked out, and the rules of who is retired by whom.
+"""The next state of a codebook while it is prepared, and the rules of which entry retires which.
 
-What is kept per entry is whether it is removed and who retired it; "active" and "retired" follow from that.  So to
-remove an entry and to restore it are exact inverses, however many edits replaced one another.
-Source: BalancEdit, Sec. 3.2 (a conflicting edit takes the old one's place) and 4.7 (reversal).
+Each entry stores whether it is removed and which entry retired it; "active" and "retired" follow from that.  So removing an
+entry and restoring it are exact inverses, however many edits replaced one another.
+Source: BalancEdit, Sec. 3.2 (a conflicting edit replaces the old one) and 4.7 (reversal).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Two codebooks of one model: joined into one, or compared fact by fact.
+"""Two codebooks of one model: merged into one, or compared fact by fact.
 
-A fact is what `Fact` says: a question about a picture (or about none), in one of its wordings.  Entries that came into both
-files from a common ancestor are recognised by their content and are kept once.
+A fact is defined by `Fact`: a question about a picture (or about none), in one of its wordings.  Entries that both files have
+from a common ancestor are recognised by their content and are kept once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A large codebook file whose entries are read when they are asked for: see `shelf`."""
+"""A large codebook file whose entries are read on demand: see `shelf`."""
 
 from __future__ import annotations
 

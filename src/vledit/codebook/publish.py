@@ -1,4 +1,4 @@
-"""New codebook files: each appears under its name whole, or not at all."""
+"""New codebook files: each appears under its name complete, or not at all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An entry as bytes: what the store writes and checks, without pickle.
 
-Tensors are raw little-endian bytes beside a manifest (dtype, shape, SHA-256); the manifest and all else that an entry
-says is one JSON text; a digest over everything in the row finds damage that SQLite's own checks cannot see.
+Tensors are raw little-endian bytes with a manifest (dtype, shape, SHA-256). The manifest and all other fields of an entry
+are one JSON text. A digest over everything in the row finds damage that SQLite's own checks cannot see.
 """
 
 from __future__ import annotations

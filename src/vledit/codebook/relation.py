@@ -1,9 +1,9 @@
-"""How a new fact relates to what the codebook holds: what it replaces, and beside what it comes to live.
+"""How a new fact relates to the contents of the codebook: which entries it replaces, and which it lies close to.
 
-What is the same fact is decided by what was asked: the same picture (or none on both sides) and the same question, or a
-wording that was supplied as meaning the same.  The rule of BalancEdit, Sec. 3.2 and 4.5, by which nearness of keys decides,
-is the setting `same_fact="distance"`: its mean key hardly sees the question, so that different facts about one picture, or
-in like words, retire each other.
+By default two facts are the same if the same was asked: the same picture (or none in both) and the same question, or a wording
+that was supplied as equivalent.  The rule of BalancEdit, Sec. 3.2 and 4.5, uses the distance of the keys; it is
+the setting `same_fact="distance"`.  Its mean key hardly depends on the question, so different facts about one picture, or
+in similar words, retire each other.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What lies beside a large codebook file so that it opens at once: its keys as arrays that are mapped, not read.
+"""The index beside a large codebook file that lets it open at once: its keys as memory-mapped arrays.
 
-The file is the truth and holds everything; the folder `NAME.index` beside it is made of it, may be deleted at any time, and is
-used only where it fits the file (same codebook, same last entry, as many entries).  It holds the keys and their short forms
-(`sketch`), and under which picture and wording each entry is asked, so that a request, or one more edit, needs no other entries
-than those that it is about.  What was added since it was written is read from the file.  A crash while it is written leaves the
-old one or none.
+The file holds everything and is the only source of truth. The folder `NAME.index` beside it is derived from it, may be deleted
+at any time, and is used only if it matches the file (same codebook, same last entry, same number of entries).  It holds the keys
+and their short forms (`sketch`), and under which picture and wording each entry is asked. So a request, or one more edit, reads
+only the entries that it is about.  Entries added since the index was written are read from the file.  After a crash while it is
+written, the old index or none is left.
 """
 
 from __future__ import annotations

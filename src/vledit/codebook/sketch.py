@@ -1,10 +1,10 @@
-"""Short forms of keys between which no distance is larger than between the keys themselves.
+"""Short forms of keys; the distance between two short forms is never larger than that between the keys themselves.
 
 With orthonormal axes A and a centre c, z(x) = [A (x - c), |x - c - Aᵀ A (x - c)|] is never further from z(y) than x is from y:
-along the axes distances are projections, and the rest obeys the triangle inequality.  So a search over z alone rules out what
-cannot be nearest, at a twentieth of the numbers, and what it leaves is compared in full: the result is exact.  The axes are
-the keys' largest principal directions, which is where activations differ most; keys without such directions are ruled out
-less well, never wrongly.
+along the axes distances are projections, and the rest obeys the triangle inequality.  So a search over z alone excludes keys that
+cannot be nearest, at a twentieth of the numbers; the remaining ones are compared in full, and the result is exact.  The axes are
+the keys' largest principal directions, in which activations differ most. Keys without such directions are excluded less often,
+but never wrongly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A codebook as one SQLite file that is always in its old or its new state.
 
-Rollback journal with `synchronous=EXTRA` (FULL, and the directory too): a transaction that was reported committed
-stays, one that was cut off by a kill or a power loss is rolled back when the file is next opened, and no second file
-remains after closing.  The file itself is never opened other than through SQLite: closing any descriptor of it would
+It uses a rollback journal with `synchronous=EXTRA` (FULL, and the directory too): a transaction that was reported committed
+stays, one that was interrupted by a kill or a power loss is rolled back when the file is next opened, and no second file
+remains after closing.  The file itself is only opened through SQLite: closing any other descriptor of it would
 drop the locks that this process holds.
 """
 

@@ -1,10 +1,10 @@
-"""How a batch of requests runs on an edited model: who decides what, when; and one pass where one is enough.
+"""How a batch of requests runs on an edited model: which part decides when, in one pass if possible.
 
-1. Memories that look at the request alone decide before anything is run.
-2. Codebook and prefill memories decide inside the answer's own first pass, at the site where they read.  A pass of its own up to
-   that site runs before only where this cannot be: keys at several sites or of the question alone, a prompt that comes in
-   chunks, always-on edits beside gated ones (keys are read on the base).
-3. The first gated edit that fires acts alone, as it was made for the base; where none fires, the always-on edits act.
+1. Memories that look only at the request decide before anything is run.
+2. The codebook and prefill memories decide inside the answer's own first pass, at the site where they read.  A separate pass up
+   to that site is needed only in these cases: keys at several sites or of the question alone, a prompt that comes in chunks,
+   always-on edits beside gated ones (keys are read on the base).
+3. The first gated edit that fires acts alone, as it was made for the base; if none fires, the always-on edits act.
 """
 
 from __future__ import annotations

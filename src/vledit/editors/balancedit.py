@@ -1,16 +1,16 @@
 """BalancEdit (ICML 2025): an edit is a codebook entry (key, transformation, influence radius) at one layer of a frozen model.
 
-The equations are those of the paper; where it contradicts itself or its released code:
+The equations are those of the paper. Where the paper contradicts itself or its released code:
 
-- the key averages the *prompt* tokens only; the released code averages the answer in as well, on which the radius is then
-  calibrated though no request at inference has it (`key_tokens="prompt+answer"` gives that);
-- the radius is Eq. 10 (α weighs the positive), as in Table 10, Fig. 5 and the code; Eq. 3 prints α swapped;
+- the key averages the *prompt* tokens only; the released code also averages over the answer, and calibrates the radius on that,
+  although no request at inference has an answer (`key_tokens="prompt+answer"` reproduces this);
+- the radius is Eq. 10 (α weighs the positive), in agreement with Table 10, Fig. 5 and the code; in Eq. 3 α is swapped;
 - every key has its own transformation and its own radius, fixed at edit time; the released code shares one transformation
   and rewrites all radii at each edit;
 - training stops early when every answer token leads by a margin, instead of always taking 50 steps.
 
-The scope is not the paper's by default. `scope="last"`: the key is the last prompt token and the radius a threshold for the
-model, see `reach`; `scope="paper"` is the mean key with a radius of its own for each edit, as above, unchanged.
+The default scope is not the paper's. With `scope="last"` the key is the last prompt token and the radius a threshold for the
+model, see `reach`; with `scope="paper"` the key is the mean key and each edit has a radius of its own, as above.
 """
 
 from __future__ import annotations

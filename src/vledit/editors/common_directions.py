@@ -1,9 +1,9 @@
-"""What a site's inputs have in common, whatever is asked: the directions that a span transformation must not read.
+"""Directions that a site's inputs have in common, whatever is asked; a span transformation must not depend on them.
 
-Activations share a few large directions.  A change ΔW = D X whose rows of X lie along them fires on everything; so X is made
-of what is left of each input once they are taken out (`methods.md`, section 6). How many are taken out was not tuned: there
-are no figures for other numbers.
-They are measured on a fixed list of everyday questions without pictures and with plain-coloured ones: no data set is needed.
+Activations share a few large directions.  A change ΔW = D X whose rows of X lie along them acts on every input. So X is made
+of what remains of each input after these directions are removed (`methods.md`). The number of removed directions was
+not tuned: there are no figures for other numbers.
+They are measured on a fixed list of everyday questions without pictures and with plain-coloured ones; no data set is needed.
 """
 
 from __future__ import annotations

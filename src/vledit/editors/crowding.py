@@ -1,8 +1,8 @@
-"""How a radius narrows with the number of edits: among a thousand keys one lies near many a request by chance.
+"""How a radius narrows with the number of edits: among a thousand keys, some key is close to many requests by chance.
 
-From requests that no edit is for and the keys of edits about other facts: for each number of entries the radius at which a stated
-share of such requests lies within the nearest of so many keys, drawn anew several times.  One more point, ten times as far as
-there were keys to draw from, follows the power law through the last tenfold; it is an extrapolation.
+It is computed from requests that no edit is about and from the keys of edits about other facts: for each number of entries, the
+radius at which a given share of such requests lies within the nearest of that many keys, averaged over several random draws. One
+more point, at ten times the number of available keys, is extrapolated by a power law fitted to the last tenfold.
 """
 
 from __future__ import annotations

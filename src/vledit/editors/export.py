@@ -1,7 +1,7 @@
-"""Edits for other tools: a LoRA adapter that `peft` loads, and an ordinary Hugging Face folder with the edits in its weights.
+"""Edits for other tools: a LoRA adapter that `peft` loads, or an ordinary Hugging Face folder with the edits in its weights.
 
-Both hold for every request.  An adapter is written from changes that are of low rank exactly, not from the nearest of low rank,
-so that it computes what the edited model computed.
+Both act on every request.  An adapter is written only from changes that are exactly of low rank, not from an approximation, so
+that it computes the same as the edited model.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a retrieval sees of a request before the model runs: its question as a sentence vector, its picture as a visual vector.
 
-Neither is given an answer, so nothing that is decided by them can depend on one.
+Neither includes an answer, so no decision based on them can depend on one.
 """
 
 from __future__ import annotations

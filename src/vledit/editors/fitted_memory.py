@@ -1,6 +1,6 @@
-"""`FittedMemory`: edits that are cited from a memory by something that was fitted to the model beforehand.
+"""`FittedMemory`: edits in a memory, of which one is cited by parts that were fitted to the model beforehand.
 
-What was fitted is saved with the edits, so that a folder of edits decides alike wherever it is opened.
+The fitted parts are saved with the edits, so that a folder of edits makes the same decisions wherever it is opened.
 """
 
 from __future__ import annotations

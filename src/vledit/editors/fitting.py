@@ -1,7 +1,7 @@
-"""Training a transformation of one site on the answer's tokens, on what the frozen trunk gave once.
+"""Training a transformation of one site on the answer's tokens, starting from the output of the frozen trunk.
 
-Source: BalancEdit, Eq. 2 (next-token loss of the new answer).  Every step costs the part of the model above the site and a
-few hundred rows of the vocabulary projection: those of the answer and of its strongest rivals.  Whether the edit holds is
+Source: BalancEdit, Eq. 2 (next-token loss of the new answer).  Each step costs the part of the model above the site and a
+few hundred rows of the vocabulary projection: those of the answer and of its strongest rivals.  Whether the edit succeeded is
 checked against the whole vocabulary.
 """
 

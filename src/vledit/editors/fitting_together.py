@@ -1,8 +1,8 @@
-"""Several edits trained together: one pass above the site and one read of the vocabulary projection a step for all of them.
+"""Several edits trained together: each step needs one pass above the site and one read of the vocabulary projection for all.
 
-Each has parameters, rivals, loss and early stop of its own, and Adam works number by number, so what an edit learns is what it
-learns by itself (`fitting.fit`), up to rounding.  An edit that holds takes no further step; when half of them hold, the rows of
-those that are left go on by themselves.
+Each edit has its own parameters, rivals, loss and early stop, and Adam works element by element, so an edit learns the same as
+it would alone (`fitting.fit`), up to rounding.  A finished edit takes no further step; when half of them are finished, the
+others continue by themselves.
 """
 
 from __future__ import annotations

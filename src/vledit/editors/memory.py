@@ -1,12 +1,12 @@
-"""A memory holds the edits of one method and decides, once per request, what happens to it.
+"""A memory stores the edits of one method and decides, once per request, which of them act.
 
-The codebook (`codebook.Codebook`) and the always-on edits (`weights`) are the two oldest; every other method has a
-subclass of `Memory`.  What a memory must know to decide is said by `when`:
+The codebook (`codebook.Codebook`) and the always-on edits (`weights`) were the first two; every other method has a
+subclass of `Memory`.  `when` says what a memory needs in order to decide:
 
 - "request": the picture and the question as the user gave them, before any pass (retrieval);
-- "prefill": what its `reads` see of the prompt inside the answer's own first pass.
+- "prefill": what its `reads` select of the prompt, inside the answer's own first pass.
 
-Neither ever sees a reference answer: there is none in what they are given.
+Neither of them contains a reference answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""MEND with the adversarial locality loss of the De-VQA paper: the edited question over other pictures, and over none.
+"""MEND with the adversarial locality loss of the De-VQA paper: the edited question about other pictures, and without a picture.
 
 Source: "transient blindness" (De-VQA), Eq. 9, 10: L = λ1 L_edit + λ2 L_loc + λ3 Σ KL(base ‖ edited) over T1I3 (the edited
-question over an unrelated picture), T2I2 (the nearest other record with its own picture) and T1I4 (the edited question without
-a picture); λ = 0.1, 1, 1; any subset (Table 10).  All three are forced to say the edited answer, so that the divergence also
-counts after its first token.  The released code forms the change of the weights without gradient; ours is `mend`'s.
+question about an unrelated picture), T2I2 (the most similar other record with its own picture) and T1I4 (the edited question
+without a picture); λ = 0.1, 1, 1; any subset (Table 10).  All three are teacher-forced on the edited answer, so that the
+divergence also covers the positions after its first token.  The released code computes the weight change without gradient; ours
+is that of `mend`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fitting MEND's hypernetwork: each step edits the base anew, and asks what the edit did in and out of scope.
+"""Training MEND's hypernetwork: each step edits the base afresh and measures the effect of the edit in and out of scope.
 
 Source: Mitchell et al., ICLR 2022, Eq. 4 and Alg. 1: c_edit · NLL of the answer on rephrases and other pictures, plus c_loc ·
-KL(base ‖ edited) out of scope.  u and δ are constants of a step; the loss is differentiated through the change that they
-become, into every parameter of the network.  (One released fork forms the change without gradient, so that the step sizes alone
-learn; `as_released=true` shows what that is worth.)
+KL(base ‖ edited) out of scope.  u and δ are constants within a step; the loss is differentiated through the resulting change
+into every parameter of the network.  (One released fork computes the change without gradient, so that only the step sizes are
+trained; `as_released=true` reproduces this.)
 """
 
 from __future__ import annotations

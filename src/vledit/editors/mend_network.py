@@ -1,9 +1,9 @@
-"""MEND's hypernetwork: from the factors of an edit's gradient to the factors of the change that is made.
+"""MEND's hypernetwork: maps the factors of an edit's gradient to the factors of the change.
 
-Source: Mitchell et al., Fast Model Editing at Scale, ICLR 2022, Sec. 3 (Eq. 1–3); code eric-mitchell/mend.  Ours departs from
-that code in three points: α is kept positive by a softplus and the change is subtracted (the code adds it, begins by ascending
-the loss and has to learn the sign); statistics are kept per edited layer, in buffers that are saved; and what spread a
-coordinate has is bounded from below in relation to the others, not by 1e-7, which is as large as some gradients are.
+Source: Mitchell et al., Fast Model Editing at Scale, ICLR 2022, Sec. 3 (Eq. 1–3); code eric-mitchell/mend.  It differs from
+that code in three points: α is kept positive by a softplus and the change is subtracted (the code adds it, so it first ascends
+the loss and has to learn the sign); statistics are kept per edited layer, in buffers that are saved; and the standard deviation
+of a coordinate is bounded from below relative to the others, not by 1e-7, which is as large as some gradients.
 """
 
 from __future__ import annotations

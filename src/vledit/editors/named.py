@@ -1,6 +1,6 @@
-"""Settings by name: `settings=published` (the authors'), `settings=tuned` (what `vledit tune` found), or a file of them.
+"""Settings by name: `settings=published` (the authors'), `settings=tuned` (the result of `vledit tune`), or a file of settings.
 
-They are looked up for the model that is loaded, since both depend on it; settings that are given beside the name count over it.
+They are looked up for the loaded model, since both depend on it; settings given in addition to the name take precedence.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How far an edit reaches, told by what it makes for itself: for models that no threshold was fitted for, and with traffic.
+"""A radius that an edit finds for itself, for models without a fitted threshold, and for a folder of your own pictures.
 
-Inside have to be rewordings of the question, outside a black picture and noise with the same question; the radius lies between
-the farthest of the first and the nearest of the second.  A folder of traffic adds its pictures with the edit's question, and its
-questions about the edit's picture.  Those have no labels: some may show the edited thing itself, so that up to `LET_IN` of them
-may lie inside.
+Rewordings of the question must lie inside; a black picture and noise with the same question must lie outside. The radius is put
+between the farthest rewording and the nearer of these two. A folder of traffic adds its pictures with the edit's question, and
+its questions about the edit's picture. These have no labels, and some may show the edited thing itself, so up to `LET_IN` of
+them may lie inside.
 """
 
 from __future__ import annotations

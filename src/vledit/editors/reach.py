@@ -1,9 +1,10 @@
 """How far the last prompt token of a request may lie from an edit's own: one threshold for a model, not a radius for each edit.
 
-The last prompt token has read picture and question, so one number tells the fact from another question about the same picture
-and from another thing asked in the same words; `vledit analyze scope` shows by how much it beats the mean key of the paper.
-The number is fitted on edits of a training split (`vledit fit-scope`; the fitting of `pocket` comes with the package). Where
-there is none, an edit with a picture makes its own (`own_reach`); for edits without one it is measured on everyday questions.
+The last prompt token has attended to picture and question, so one number separates the fact both from another question about the
+same picture and from the same words about another thing; `vledit analyze scope` compares it with the mean key of the paper.
+The threshold is fitted on edits of a training split (`vledit fit-scope`; the result for `pocket` comes with the package). Without
+such a fit, an edit with a picture finds its own radius (`own_reach`), and for edits without a picture the threshold is measured
+on everyday questions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The positive sample: another wording of the edited question.
 
-BalancEdit, Sec. 3.2, lets the backbone rephrase.  What it says is used only if it is fit: it is a question, differs from the
-original, means about the same (cosine of mean token embeddings) and the backbone itself answers it, about the picture, as it
-answers the original.  Where it is unfit the rephrasings supplied with the request are tried, then a rephraser plug-in
-(entry point group `vledit.rephrasers`: a function from a question to a list of wordings), then fixed templates.
+BalancEdit, Sec. 3.2, lets the backbone rephrase.  Its rephrasing is used only if it is a question, differs from the original,
+has about the same meaning (cosine of mean token embeddings), and gets the same answer from the backbone about the picture as the
+original.  Otherwise the rephrasings supplied with the request are tried, then a rephraser plug-in (entry point group
+`vledit.rephrasers`: a function from a question to a list of wordings), then fixed templates.
 """
 
 from __future__ import annotations

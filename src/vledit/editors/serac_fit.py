@@ -1,8 +1,8 @@
-"""Fitting SERAC, supervised as in the original: the scope classifier by binary cross-entropy on pairs of edit and request, the
-counterfactual model by the likelihood of the answer in scope; neither sees the other's loss.
+"""Training SERAC, supervised as in the original: the scope classifier by binary cross-entropy on pairs of edit and request, the
+counterfactual model by the likelihood of the answer in scope; neither uses the other's loss.
 
-Hard negatives are those of the benchmark: the same question about a sibling picture, another question about the same picture, a
-black picture, none; and the edits of other records.
+The hard negatives are those of the benchmark: the same question about a near picture, another question about the same picture,
+a black picture, no picture; and the edits of other records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Trunk passes that several requests share: every prompt of theirs in one forest, so that a picture is read and run once.
+"""Trunk passes that several requests share: all their prompts form one forest, so that each picture is read and run once.
 
-What the models of a family cannot share (`UnpackableError`) is run as ordinary rows.  Numbers are those of one request by itself
-up to rounding.
+If a model family cannot share passes (`UnpackableError`), the prompts run as ordinary rows.  The results equal those of single
+requests up to rounding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Always-on edits: how they add up, and how they are kept in a folder.
+"""Always-on edits: how they add up, and how they are stored in a folder.
 
-`export` writes them for other tools.  Folders of versions up to 0.1 have PEFT's file names, though PEFT cannot load what is in
-them; they are read, and give way to these when they are written anew.
+`export` writes them for other tools.  Versions up to 0.1 wrote folders with PEFT's file names, which PEFT cannot load; these
+folders can still be read, and are replaced when they are written again.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Scoring edits: what is asked (`prepared`), how (`protocols`), and what the numbers are (`metrics`)."""
+"""Scoring edits: the questions (`prepared`), the protocols (`protocols`) and the figures (`metrics`)."""

@@ -1,7 +1,7 @@
-"""The ablations of the BalancEdit paper: what each of them varies, and the rows of figures that come out of it.
+"""The ablations of the BalancEdit paper: what each of them varies, and the rows of figures that it gives.
 
-Every one is a run of ordinary variants on validation edits (results file, resumable) and a function from its records to rows;
-`report.ablation_plots` draws them.  The paper's scope is named (`scope=paper`) wherever the paper's design is what is varied.
+Each is a run of ordinary variants on validation edits (with a results file, so that it can be continued) and a function from its
+records to rows; `report.ablation_plots` draws them.  Wherever the paper's design is varied, `scope=paper` is set explicitly.
 """
 
 from __future__ import annotations

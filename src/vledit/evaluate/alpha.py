@@ -1,7 +1,7 @@
 """α: the curve from 0 to 1 (Fig. 5, Table 10), and its choice per model on 5 held-out samples (Sec. 4.3).
 
-The stored outcomes say of every probe how far it is from the key and what the transformation would do to it, so that any
-radius can be tried afterwards: the curve costs no model run.
+For every probe the stored outcomes contain its distance from the key and what the transformation would do to it. So any
+radius can be evaluated afterwards: the curve needs no model run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Known mistakes of released code, made on purpose: `vledit bench --as-released`.
+"""Known mistakes of released code, reproduced on purpose: `vledit bench --as-released`.
 
 Some printed figures of the papers cannot come from the methods they are printed for.  A variant with these mistakes, beside the
-method itself on the same edits, shows which figures a mistake gives.  Nothing else of VLEdit makes them.
+method itself on the same edits, shows which figures a mistake explains.  Nothing else in VLEdit contains these mistakes.
 
 Sources: the code that was released with "transient blindness" (sev777/DE-VQA), qizhou000/LiveEdit, qizhou000/RECIPE,
 zjunlp/EasyEdit, and BalancEdit's own.

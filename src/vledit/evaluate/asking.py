@@ -1,8 +1,8 @@
-"""Asking the base: what it answers to every probe of a case, before any edit of it, and the trunks that scoring stands on.
+"""Asking the base: its answer to every probe of a case, before any edit, and the trunks on which scoring is based.
 
-What is run per probe is what its metrics need.  Generality: prompt + new answer.  Locality: prompt + the base's own answer, which
-is verified where the data set holds a right one and generated where it is not that; and prompt + new answer, for the scores
-by token.  (For `exact` alone that one is needed only where the answer changed: a greedy answer is one string, so a model that
+Each probe is run as its metrics require.  Generality: prompt + new answer.  Locality: prompt + the base's own answer, which
+is verified if it is the data set's answer and generated otherwise; and prompt + new answer, for the scores by token.  (For
+`exact` alone the latter is needed only if the answer changed: a greedy answer is one string, so a model that
 gives the base's answer does not give another.)
 """
 

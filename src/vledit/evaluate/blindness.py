@@ -1,13 +1,14 @@
-"""Blindness: how little of an edited answer is decided by the picture, calibrated on the base.
+"""Blindness: how little an edited answer depends on the picture, calibrated on the base.
 
-The edited question is asked again about other pictures and about none.  `blindness_edited`: the share of them at which the
-edited model gives the new answer all the same.  `blindness_base`: the share at which the base keeps the answer that it gave
-about the edited picture.  `blindness` is their difference, edit by edit: 0 where the edited answer hangs on the picture as
-much as the base's did, 1 where the base always looked and the edited model never does; below 0 where the edit looks closer.
+The edited question is asked again about other pictures and about none.  `blindness_edited` is the share of them for which the
+edited model still gives the new answer.  `blindness_base` is the share for which the base keeps the answer that it gave
+about the edited picture.  `blindness` is their difference, per edit: 0 if the edited answer depends on the picture as
+much as the base's did, 1 if the base always used the picture and the edited model never does; negative if the edited answer
+depends on the picture more than the base's.
 
-Pictures at which the base gives the new answer by itself say nothing and are left out; so are edits that did not succeed:
-there is no edited answer then.  With De-VQA the pictures are I2, I3 and none; without it, whatever locality probes of the
-benchmark ask the edited question about another picture (on `icons`: near and black pictures, and none).
+Pictures for which the base itself gives the new answer carry no information and are left out. So are edits that did not
+succeed, since they have no edited answer.  With De-VQA the pictures are I2, I3 and none; without it, all locality probes of the
+benchmark that ask the edited question about another picture (on `icons`: near and black pictures, and none).
 """
 
 from __future__ import annotations

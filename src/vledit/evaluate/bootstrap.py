@@ -1,9 +1,9 @@
 """Intervals of means over edits, and of differences between two editors on the same edits.
 
-Shares have Wilson's interval (E. B. Wilson, JASA 1927), which says something at 0 and 100 % as well, where a bootstrap is of no
-width. An edit's probes are not independent of each other, so that its `n` is a number of edits, not of probes: as many as would
-vary by themselves as much as these do. Harmonic means, costs and differences are bootstrapped over edits; where all resamples
-agree, what Wilson's interval leaves open takes their place. Below `FEWEST` edits there is no interval.
+Shares have Wilson's interval (E. B. Wilson, JASA 1927), which is also meaningful at 0 and 100 %, where a bootstrap has no
+width. The probes of an edit are not independent of each other. Therefore `n` is an effective number of edits, not of probes: the
+number of independent ones that would vary as much. Harmonic means, costs and differences are bootstrapped over edits; if all
+resamples agree, the width of Wilson's interval is used instead. Below `FEWEST` edits there is no interval.
 """
 
 from __future__ import annotations

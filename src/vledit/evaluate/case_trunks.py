@@ -1,7 +1,7 @@
-"""The questions of one case, run through the frozen part of the model once, for all editors; and the keys read from that.
+"""The questions of one case, run once through the frozen part of the model for all editors; and the keys read from it.
 
-Everything below the edited site is frozen, so these are the same for every edit.  The prompt's part of a teacher-forced trunk
-is that of the prompt alone (attention is causal), so keys are read from it, over the prompt's tokens only.
+Everything below the edited site is frozen, so this part is the same for every edit.  The prompt's part of a teacher-forced trunk
+equals that of the prompt alone (attention is causal), so keys are read from it, over the prompt's tokens only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checks that a figure is what it says it is: the base was the base, and routing saw the prompt alone.
+"""Checks that a figure measures what it claims: the base was unchanged, and routing saw the prompt alone.
 
-They are run by `prepare` and by the protocols, not left to the tests: a mistake in a later editor must not pass in silence.
+They are run by `prepare` and by the protocols, not only by the tests: a mistake in a later editor must not go unnoticed.
 (EasyEdit issues 643, 659: base and edited model were one object, so that locality compared a model with itself; issues 215,
-404, 604: the answer stood in the prompt that was scored.)
+404, 604: the answer was part of the prompt that was scored.)
 """
 
 from __future__ import annotations

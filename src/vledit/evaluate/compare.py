@@ -1,4 +1,4 @@
-"""Two results files against each other: which differences are more than chance (paired bootstrap over the edits in common)."""
+"""Two results files compared: which differences are significant (paired bootstrap over the edits that both have)."""
 
 from __future__ import annotations
 

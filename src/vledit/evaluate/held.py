@@ -1,4 +1,4 @@
-"""`Held`: edits that have been made, and what they do to each probe of a prepared case."""
+"""`Held`: edits that have been made, and their effect on each probe of a prepared case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is: its variants, and the manifest that has to be equal for a run to go on in its results file."""
+"""What a run is: its variants, and the manifest that must be equal for a run to be continued in its results file."""
 
 from __future__ import annotations
 

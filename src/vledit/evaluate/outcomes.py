@@ -1,4 +1,4 @@
-"""What one probe gave, as a record from which every metric can be recomputed without a model (docs/results_format.md)."""
+"""The outcome of one probe, as a record from which every metric can be recomputed without a model (docs/results_format.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be scored, cut into pieces of work that can be done by different processes, and what of it is left."""
+"""The work of a run, divided into tasks that different processes can do, and what of it remains."""
 
 from __future__ import annotations
 

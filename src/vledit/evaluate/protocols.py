@@ -1,6 +1,6 @@
-"""Protocols: `single` (edit, score, undo), `sequential` (scored after N edits) and `batch` (several edits given at once).
+"""Protocols: `single` (edit, score, undo), `sequential` (scored after N edits) and `batch` (several edits scored together).
 
-The base is never touched, so nothing can accumulate unseen: what is scored is the base and what `Held` holds.
+The base never changes, so nothing can accumulate unnoticed: what is scored is the base and the edits that `Held` holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tasks spread over Ray workers, on this machine or a cluster.  Each worker loads the model itself; one process writes the file.
+"""Tasks on Ray workers, on this machine or a cluster.  Each worker loads the model itself; one process writes the file.
 
-A worker that dies (killed, out of memory, its machine gone) is replaced and its task done again; what it had not handed over was
-in no file.  An error that ends a run in one process (`STOPPING`) ends it here as well.
+A worker that dies (killed, out of memory, its machine lost) is replaced and its task is done again; results that it had not
+handed over were not in the file.  An error that ends a run in one process (`STOPPING`) also ends it here.
 """
 
 from __future__ import annotations

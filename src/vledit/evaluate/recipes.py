@@ -1,6 +1,6 @@
-"""A recipe for every table (and figure with figures in it) of both papers: checkpoints, files, settings, commands, time, memory.
+"""A recipe for every table (and every figure with numbers) of both papers: checkpoints, files, settings, commands, time, memory.
 
-A recipe is a list of ordinary `vledit` commands with blanks.  What is said of time is the papers' own where they say it.
+A recipe is a list of ordinary `vledit` commands with placeholders.  Times are those of the papers, if they give any.
 """
 
 from __future__ import annotations

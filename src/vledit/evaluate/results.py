@@ -1,4 +1,4 @@
-"""The results file (docs/results_format.md): written one line at a time, each on the disk before the next case begins."""
+"""The results file (docs/results_format.md): written line by line, each on disk before the next case begins."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs variants over cases: what one process does (`Worker`), and a whole run that can be interrupted and gone on with.
+"""Runs variants over cases: the work of one process (`Worker`), and a whole run, which can be interrupted and continued.
 
-A case that fails is recorded, with what went wrong, and the run goes on; only what makes every further figure wrong (the base
-changed) or impossible (no memory, an interrupt) ends it.
+A case that fails is recorded with the reason, and the run continues. Only errors that would make all further figures wrong (the
+base changed) or impossible (out of memory, an interrupt) end it.
 """
 
 from __future__ import annotations

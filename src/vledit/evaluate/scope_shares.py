@@ -1,9 +1,9 @@
-"""Of the edits that succeed: how many have the right scope, one too narrow, too wide, or both.
+"""Of the edits that succeed: the shares whose scope is right, too narrow, too wide, or both.
 
-HM says how far generality and locality go together on average; these shares say it edit by edit.  An edit is too narrow where in
-some cell of generality fewer than half of its probes get the new answer, too wide where in some cell of locality fewer than half
-keep the base's.  One can be both: narrow for pictures of the thing, wide for other questions.  Edits that do not answer
-their own question have no scope and are left out; so are edits without probes of either family.
+HM describes generality and locality on average; these shares describe them per edit.  An edit is too narrow if in
+some cell of generality fewer than half of its probes get the new answer, and too wide if in some cell of locality fewer than half
+keep the base's answer.  It can be both: narrow for pictures of the thing, wide for other questions.  Edits that do not answer
+their own question have no scope and are left out, and so are edits without probes of either family.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Trunks and base answers of prepared cases on disk, memory-mapped, shared by editors, protocols and runs.
+"""Trunks and base answers of prepared cases on disk, memory-mapped, and shared by editors, protocols and runs.
 
-One safetensors file per (model, dtype, device kind, versions, layer, everything that is asked in the case).  A file appears
-under its name whole or not at all, and its content is checked against its SHA-256 when it is read: a damaged one is deleted
-and the case run again.  Several processes may share a folder.
+There is one safetensors file per (model, dtype, device kind, versions, layer, all questions of the case).  A file appears
+under its name complete or not at all, and its content is checked against its SHA-256 when it is read. A damaged file is deleted
+and the case is run again.  Several processes may share a folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trunks of a case's rows: in several batches of rows of like length, each with the model's tail above a site."""
+"""The trunks of a case's rows: in batches of rows of similar length, each with the model's tail above a site."""
 
 from __future__ import annotations
 

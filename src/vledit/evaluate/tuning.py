@@ -1,8 +1,9 @@
-"""Tuning an editor's settings on a few edits of the validation split, so that a rival is as strong as it can be made.
+"""Tuning an editor's settings on a few edits of the validation split, so that competing methods are at their best.
 
-Optuna's TPE sampler proposes settings; what was tried is kept in a SQLite file of its own, so that a search that was stopped goes
-on.  The first trial is the editor's defaults, the second the authors' settings where there are any.  A trial's value is the
-harmonic mean of reliability, of the mean over the cells of generality, and of the mean over the cells of locality (preserved).
+Optuna's TPE sampler proposes settings. All trials are kept in a SQLite file, so that an interrupted search can be
+continued.  The first trial uses the editor's defaults, the second the authors' settings if there are any.  The value of a trial
+is the harmonic mean of reliability, of the mean over the cells of generality, and of the mean over the cells of locality
+(preserved).
 """
 
 from __future__ import annotations
