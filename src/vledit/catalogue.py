@@ -1,4 +1,4 @@
-"""What models there are: every family with its published checkpoints, and what the contract suite has proven of it."""
+"""The models that can be edited: every family with its published checkpoints and the results of the contract suite for it."""
 
 from __future__ import annotations
 

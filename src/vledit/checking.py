@@ -1,8 +1,8 @@
-"""`check`: whether a model can be edited, known before a weight is read; `vledit.load` refuses with the same words.
+"""`check`: whether a model can be edited, known before any weight is read; `vledit.load` refuses with the same message.
 
-A model's configuration is built without weights (parameters have shapes and no memory), taken apart as a loaded one would be,
-and put together with its processor where there is one.  What comes out says what would be edited, what was assumed where no
-family says it, and what is missing.
+A model's configuration is built without weights (parameters have shapes but no memory), analysed like a loaded model, and
+combined with its processor if there is one.  The result states what would be edited, what was assumed because no family
+specifies it, and what is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Copies of models and codebooks, and their pickles: what is large and frozen is shared or loaded again, not copied.
+"""Copies and pickles of models and codebooks: large frozen parts are shared or loaded again, not copied.
 
-A deep copy of an edited model has edits of its own and the same base.  A pickle (`multiprocessing`, Ray) holds the edits as a
-codebook file's bytes, and of the base how it was loaded: it is loaded again where the pickle is read.
+A deep copy of an edited model has edits of its own and the same base.  A pickle (`multiprocessing`, Ray) contains the edits as
+the bytes of a codebook file and a record of how the base was loaded; unpickling loads the base again.
 """
 
 from __future__ import annotations

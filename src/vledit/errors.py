@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each names the field that is wrong and what to do about it."""
+"""Errors that a user can act on: each names the wrong field and says what to do about it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How much memory a model and its edits take, known before a weight is read.
+"""How much memory a model and its edits take, known before any weight is read.
 
-What is counted: the weights; the hidden states that scoring keeps of a probe (the input of the edited decoder layer, at every
-token); the key-value cache while a batch is answered; what one edit keeps and what making it takes.  What is not: buffers and
-the passing activations of a layer, which depend on the kernels, and what the libraries themselves take.
+The estimate includes the weights; the hidden states that scoring keeps for a probe (the input of the edited decoder layer, at
+every token); the key-value cache while a batch is answered; and what one edit stores and needs while it is made.  It does not
+include buffers and temporary activations, which depend on the kernels, nor the memory of the libraries themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading from Hugging Face: whether it can be reached, asked once instead of after five retries; and no progress bars."""
+"""Reading from Hugging Face: one check of the connection instead of five retries, and no progress bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where the analyses touch how edits act: within `acting`, whatever is run on the prompt is the edited model."""
+"""The only module in which the analyses apply edits: within `acting`, a prompt is run by the edited model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One prompt through the decoder, layer by layer, with what attention and MLP add and where attention looks.
+"""One prompt through the decoder, layer by layer, with the outputs of attention and MLP and the attention weights.
 
-The decoder's layers are called as the model itself was seen to call them, with the eager attention kernel, which gives its
+The decoder's layers are called as the model itself was observed to call them, with the eager attention kernel, which returns its
 weights.  An edit that acts by hooks (see `acting`) acts here as well.
 """
 

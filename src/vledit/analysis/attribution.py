@@ -1,11 +1,11 @@
 """Which tokens an answer comes from: Algorithm 1 of "transient blindness", and the share of the picture in it.
 
-Backwards from the last token of the prompt, layer by layer.  A token's hidden state is h = h' + a + m: what entered the
-layer, what attention and what the MLP added.  How much of it is attention (Eq. 3) is the share of the distance ‖h − a‖ among
-the three distances, plus cos(h, a).  Tokens above γ are key tokens with this score, and the k tokens that they look at most
-come to the queue of this layer; all that are in it are where the next lower layer begins.
+The algorithm goes backwards from the last token of the prompt, layer by layer.  A token's hidden state is h = h' + a + m: the
+input of the layer, the output of attention and that of the MLP.  The share of attention (Eq. 3) is the share of the
+distance ‖h − a‖ among the three distances, plus cos(h, a).  Tokens above γ are key tokens with this score, and the k tokens to
+which they attend most are put into the queue of this layer. The next lower layer starts from the whole queue.
 
-Where attention and MLP add nothing, the value is ½.  The paper prints neither γ nor k; see docs/devqa.md for these.
+If attention and MLP add nothing, the value is ½.  The paper states neither γ nor k; see docs/devqa.md for these.
 """
 
 from __future__ import annotations

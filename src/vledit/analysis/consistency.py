@@ -1,8 +1,8 @@
-"""De-VQA's retrieval by question held against retrieval by picture: how alike are the two pictures that are found?
+"""De-VQA's retrieval by question compared with retrieval by picture: how similar are the two pictures that are found?
 
 The paper compares them with CLIP.  Here a picture's vector is the mean of its visual tokens as they enter the language model,
-less the mean over the pool, so that what all pictures share does not make everything alike: any family has that, and nothing
-has to be fetched.
+minus the mean over the pool, so that the component which all pictures share does not make all of them similar. Every family has
+these tokens, and no further model has to be downloaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far an edit moves what the model predicts at the picture's tokens and at those of the text (Eq. 17, Table 5)."""
+"""How far an edit changes the model's predictions at the picture's tokens and at those of the text (Eq. 17, Table 5)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What is left of an answer when tokens are hidden: the masking study (Table 1 of "transient blindness"), and deletion.
+"""What remains of an answer when tokens are hidden: the masking study (Table 1 of "transient blindness"), and deletion.
 
-Masking: in the top layers only the tokens that attribution found may be looked at.  The answer should stay; against it, as
-many tokens of picture and of text, drawn at random.  Deletion: in all layers the tokens of picture and question that the last
-token takes most from (`Attribution.taken`) may not be looked at.  The answer should change; against it, as many others of
-picture and of question, drawn at random.  (By their scores over all layers the template's first tokens, at which attention
-rests where it has nothing to look for, would come first; the answer does not hang on them.)
+Masking: in the top layers only the tokens that attribution found can be attended to.  The answer should stay. The control is the
+same number of random tokens of picture and text.  Deletion: in all layers the tokens of picture and question from which the last
+token takes most (`Attribution.taken`) cannot be attended to.  The answer should change. The control is the same number of other
+tokens of picture and question, drawn at random.  (Ranked by their scores over all layers, the first tokens of the template would
+come first: attention rests on them when there is nothing to attend to, but the answer does not depend on them.)
 """
 
 from __future__ import annotations

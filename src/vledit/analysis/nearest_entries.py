@@ -1,4 +1,4 @@
-"""Why an edited model answered so (BalancEdit, Fig. 4): the nearest entry of a question, its distance and its radius."""
+"""Why an edited model gave an answer (BalancEdit, Fig. 4): the nearest entry of a question, its distance and its radius."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of an analysis: a first line that says what it is, then a line for each case; an interrupted one goes on."""
+"""The file of an analysis: a first line with its settings, then a line per case; an interrupted analysis can be continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means of figures that are no shares, and whether one goes with another (Spearman), with bootstrap intervals over cases."""
+"""Means of figures that are not shares, and rank correlations (Spearman), with bootstrap intervals over cases."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The ceiling of a scope: how well a key can tell what an edit is for from everything else, without any transformation.
+"""The ceiling of a scope: how well a key can separate what an edit is about from everything else, without any transformation.
 
-For each key the distances of an edit's probes to the edit itself are read once; a threshold then says what is inside.  "One
-threshold" is the same for all edits, "oracle" is the best for each edit by itself: no rule for radii can do better.
+For each key, the distances of an edit's probes to the edit itself are read once; a threshold then separates inside from outside.
+"One threshold" is the same for all edits, "oracle" is the best one for each edit: no rule for radii can do better.
 """
 
 from __future__ import annotations

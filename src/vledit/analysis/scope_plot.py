@@ -1,4 +1,4 @@
-"""The ceiling of a scope as a picture: what fires inside against what fires outside, one curve for each key."""
+"""The ceiling of a scope as a plot: the share that fires inside against the share that fires outside, one curve per key."""
 
 from __future__ import annotations
 

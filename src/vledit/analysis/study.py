@@ -1,4 +1,4 @@
-"""The analyses over many edits: base and edited model side by side, case by case, into a file that can be gone on with."""
+"""The analyses over many edits: base and edited model, case by case, into a file from which an interrupted run continues."""
 
 from __future__ import annotations
 

@@ -130,7 +130,9 @@ def fit(
     if json:
         emit({"folder": folder, "manifest": made.about})
         return
-    console().print(f"{editor}: {made.about['steps']} steps, {made.about['seconds']:.0f} s", soft_wrap=True)
+    collected = made.about["steps"] == len(made.about.get("demonstrations", ()))  # nothing is trained then
+    what = "demonstrations" if collected else "steps"
+    console().print(f"{editor}: {made.about['steps']} {what}, {made.about['seconds']:.0f} s", soft_wrap=True)
     console().print(f"fitted part: {folder}", markup=False, soft_wrap=True)
 
 

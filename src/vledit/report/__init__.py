@@ -1,1 +1,1 @@
-"""What people and scripts are shown: records for JSON, HTML pages, plots."""
+"""Output for people and scripts: records for JSON, HTML pages, plots."""

@@ -1,4 +1,4 @@
-"""Plots of the ablations; what they show stands in the CSV beside them."""
+"""Plots of the ablations; the plotted figures are in the CSV file beside each plot."""
 
 from __future__ import annotations
 

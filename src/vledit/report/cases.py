@@ -1,6 +1,6 @@
 """The cases of results files as compact data for the page's browser of cases.
 
-Strings that come again are kept once; what became of a probe is one letter (`why.REASONS`).  The page's script draws from this.
+Repeated strings are stored once; the outcome of a probe is one letter (`why.REASONS`).  The page's script draws from this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of cases for a page: made again from the data set, the most wanted first, within a budget of bytes."""
+"""Pictures of cases for a page: made again from the data set, the most important first, within a limit of bytes."""
 
 from __future__ import annotations
 

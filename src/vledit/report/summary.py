@@ -1,4 +1,4 @@
-"""What a report says in sentences: title, what stands out, what is missing.  The same on the page and in Markdown."""
+"""The sentences of a report: title, notable results, what is missing.  The same on the page and in Markdown."""
 
 from __future__ import annotations
 

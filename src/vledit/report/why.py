@@ -1,4 +1,4 @@
-"""What became of each probe, and why: one letter per probe for the page's data, one sentence per letter for people.
+"""The outcome of each probe and its reason: one letter per probe in the page's data, one sentence per letter for people.
 
 The same sentences are used by the page's script (which fills in the numbers) and by the Markdown.
 """

@@ -1,5 +1,5 @@
-"""An edited model behind an API: asked as OpenAI's clients ask, edited and taken back while it runs.
+"""An edited model behind an API: it answers OpenAI's clients, and edits can be made and removed while it runs.
 
-`app.create_app` puts it together; `vledit serve` starts it.  Nothing is imported here: FastAPI, SQLAlchemy and the model
+`app.create_app` assembles the server; `vledit serve` starts it.  Nothing is imported here: FastAPI, SQLAlchemy and the model
 load when a server does.
 """

@@ -1,4 +1,4 @@
-"""Who may do what: tokens, sessions of the pages, and what is open to this machine alone."""
+"""Access control: tokens, sessions of the pages, and what is allowed only from this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question on its way through the server, and its reply."""
+"""A question on its way through the server, and its answer."""
 
 from __future__ import annotations
 

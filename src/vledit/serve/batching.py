@@ -1,7 +1,7 @@
-"""Questions that wait together are answered together: one thread takes all that wait and runs the model on them.
+"""Questions that arrive at the same time are answered together: one thread takes all that wait and runs the model on them.
 
-A batch runs to the end before the next one starts; questions that arrive meanwhile form the next.  Answers of other lengths
-in a batch wait for the longest.
+A batch runs to its end before the next one starts; questions that arrive in the meantime form the next batch.  Short answers in
+a batch wait for the longest.
 """
 
 from __future__ import annotations

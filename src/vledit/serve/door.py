@@ -1,4 +1,4 @@
-"""What every request passes: limits of its body, headers of its response, one line in the log, figures."""
+"""What applies to every request: limits of its body, headers of its response, one line in the log, metrics."""
 
 from __future__ import annotations
 

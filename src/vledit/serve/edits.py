@@ -1,4 +1,4 @@
-"""The API of edits: make and preview them, look at them, switch them off, take them out, bring them back."""
+"""The API of edits: make, preview, inspect, disable, remove and restore them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Edits that a server is given at its start and that stay as they are: always-on weights, and memories of other methods.
+"""Edits that a server is given at its start and that cannot be changed: always-on weights, and memories of other methods.
 
-Codebook entries can be made, switched off and taken out while a server runs; edits of the other methods are made with
+Codebook entries can be made, disabled and removed while a server runs. Edits of the other methods are made with
 `EditedModel.edit`, saved with `save_pretrained`, and served from that folder.
 """
 

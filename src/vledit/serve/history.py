@@ -1,4 +1,4 @@
-"""The API of what was done and what is given: the history, going back to a revision, codebook files, fixed edits."""
+"""The API of the history: revisions, returning to one of them, codebook files, read-only edits."""
 
 from __future__ import annotations
 

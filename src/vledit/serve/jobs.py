@@ -1,4 +1,4 @@
-"""Edits are made one after the other in a thread of their own; whoever asked for one can watch how far it is."""
+"""Edits are made one after the other in a thread of their own; the client that asked for one can follow its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that is served: the one place of this room that knows how edits are made and how an edited model is run."""
+"""The served model: the only module of the server that knows how edits are made and how an edited model is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes ask for: the service, and a person who may."""
+"""Dependencies of the routes: the service, and a person with the required permission."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that come with a request: data URLs only, decoded within limits.  Nothing is ever fetched."""
+"""Pictures in a request: data URLs only, decoded within limits.  Nothing is ever downloaded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The same application as a Ray Serve deployment: replicas on one machine or many, on one store.
+"""The same application as a Ray Serve deployment: replicas on one machine or several, with one store.
 
-Every replica loads the model and builds the application itself; the store makes their edits one.
+Every replica loads the model and builds the application itself; through the store they share their edits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors as responses: OpenAI's form, a field and what to do about it; never a traceback."""
+"""Errors as responses: in OpenAI's format, with a field and what to do about it; never a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn until it is told to stop; requests that run then come to their end."""
+"""Runs the application under uvicorn until it is stopped; requests in progress are finished first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server is told when it starts: where its edits are kept, who may change them, how much it takes."""
+"""The settings of a server: where its edits are stored, who may change them, and its limits."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where the extra `tracing` is installed and an endpoint is set; nothing otherwise.
+"""OpenTelemetry traces, if the extra `tracing` is installed and an endpoint is set.
 
-A span for every request and every batch goes to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP.  Questions, pictures and tokens are not in
-them.
+A span for every request and every batch is sent to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP.  Spans do not contain questions,
+pictures or tokens.
 """
 
 from __future__ import annotations

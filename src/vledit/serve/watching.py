@@ -1,4 +1,4 @@
-"""Learns of revisions that other processes committed: PostgreSQL tells, a SQLite file is looked at."""
+"""Detects revisions that other processes committed: PostgreSQL sends a notification, a SQLite file is polled."""
 
 from __future__ import annotations
 

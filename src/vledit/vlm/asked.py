@@ -1,6 +1,6 @@
-"""Which question a prompt of ids asks: read back through the family's own template.
+"""Finds the question in the token ids of a prompt, by the family's own template.
 
-An ordinary call of a Hugging Face model brings ids alone; edits whose key is made of the question's tokens have to find them.
+An ordinary call of a Hugging Face model contains only ids; edits whose key is read at the question's tokens have to find them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`VLM`: the frozen vision-language model that everything else stands on; encode → trunk → head, and `answer`.
+"""`VLM`: the frozen vision-language model on which everything else is based; encode → trunk → head, and `answer`.
 
     encoded = vlm.encode([picture, None], ["What is it?", "What is the capital of Peru?"], ["a cat", "Lima"])
     trunk = vlm.trunk(encoded, site.layer)              # the frozen part, once
     logits = vlm.head(trunk, site, [change, None], positions=encoded.predict_mask)
 
-The model's weights are never written to.  One request at a time runs on a model object; others wait (`vlm.lock`).
+The model's weights are never written to.  A model object runs one request at a time; others wait (`vlm.lock`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompt templates out of the chat template that a processor carries."""
+"""Prompt templates taken from a processor's chat template."""
 
 from __future__ import annotations
 

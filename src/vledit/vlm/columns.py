@@ -1,8 +1,8 @@
-"""Columns of what decoder layers are called with: masked as a tree asks for, and cut out as ordinary rows.
+"""The arguments of decoder layers, column by column: masked for a tree of prompts, and cut out again as ordinary rows.
 
-A decoder layer is given hidden states and, beside them, masks, positions and the like, which differ between families and
-versions.  What is known here of such a value is its form: which of its dimensions are the batch and its columns.  A value of an
-unknown form is refused (`UnpackableError`), never guessed at.
+A decoder layer is given hidden states, masks, positions and other arguments, which differ between families and versions.  Here
+only the form of such an argument is known: which of its dimensions are the batch and the columns.  An argument of unknown form
+is refused (`UnpackableError`), never guessed at.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Conversations of several turns, each written as the family's own template writes a question.
+"""Conversations of several turns, each written with the family's own template for a question.
 
-A conversation of one turn is the prompt that `VLM.encode` makes, token for token.  Earlier turns stand before the last one
-with their answers and the end that closes an answer.  Pictures of all turns are read together, as one row.
+A conversation of one turn is the prompt that `VLM.encode` makes, token for token.  Earlier turns come before the last one,
+with their answers and the end token of an answer.  The pictures of all turns are read together, as one row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Convolutions that reckon as they should: on a GPU cuDNN may round their inputs to TF32, and then a batch is not its rows.
+"""Convolutions at full precision: on a GPU cuDNN may round their inputs to TF32, and then a batch differs from its single rows.
 
 Measured on an H100 with `pocket`: largest logit difference between a row alone and in a batch 11.4 with TF32, 3e-5 without.  The
-convolutions here are patch embeddings and small trunks, so exactness costs next to nothing.  The switch is global in PyTorch: it
-is set for the time of a call, never at import.
+convolutions here are patch embeddings and small trunks, so full precision costs next to nothing.  The switch is global in
+PyTorch: it is set for the duration of a call, never at import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Family`: what has to be known about a kind of vision-language model, as data and small functions."""
+"""`Family`: what VLEdit has to know about a kind of vision-language model, as data and small functions."""
 
 from __future__ import annotations
 

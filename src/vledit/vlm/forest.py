@@ -1,16 +1,16 @@
-"""`Forest`: prompts that begin alike, each with several answers, through the trunk with every shared token run once.
+"""`Forest`: prompts with a common beginning, each with several answers, run through the trunk with every shared token run once.
 
-Scoring asks many questions about one picture, and forces several answers behind each.  Run one by one, the picture and the
-question go through the trunk again every time.  Here all of them lie in one row, as a tree: the picture, behind it the rest of
-every question, behind each its answers.  A token sees those on its own way to the root and has the position that it would have
-alone, so what comes out is what one row per answer would give, up to rounding.  An answer's last token is left out: it is
-told by what comes before it, and tells nothing itself.
+Scoring asks many questions about one picture, and teacher-forces several answers to each.  Run one by one, the picture and the
+question would go through the trunk every time.  Here all of them form a tree in one row: the picture, then the rest of
+every question, then its answers.  A token attends to those on its own path to the root and has the position that it would have
+alone, so the results are those of one row per answer, up to rounding.  An answer's last token is left out: it is
+predicted by the tokens before it, and predicts nothing itself.
 
     forest = Forest.grow(vlm, layer, pictures, questions, answers)
     trunk = forest.trunk([(0, 1), (3, 0)])      # row 0 with its second answer, row 3 with its first: an ordinary `Trunk`
 
-It stands on the decoder layers alone, called as the model itself was seen to call them.  Where they are called with
-something that cannot be cut into columns (masks that are not causal, kernels that take none), `UnpackableError` says so, and
+It needs only the decoder layers, called as the model itself was observed to call them.  If they are called with
+something that cannot be cut into columns (masks that are not causal, kernels that take none), `UnpackableError` is raised, and
 the caller runs one row per answer.
 """
 

@@ -1,8 +1,8 @@
-"""The family of models that no other one covers: as far as their processor and config say how they are used.
+"""The family for models that no other family covers, based on their processor and configuration.
 
-It works for models of the common build: a Hugging Face class for image-text-to-text whose processor writes a picture as
-placeholders (`replace_image_token`) and whose decoder is called with what stands there.  Whatever else a model needs is
-not known here; the warning says what was assumed.
+It works for models of the common design: a Hugging Face class for image-text-to-text whose processor writes a picture as
+placeholders (`replace_image_token`) and whose decoder is called with the visual tokens in their place.  Anything else that a
+model may need is not known here; the warning says what was assumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Gradients through layers that compute without any, as packed ones do (dynamic int8, int8 activations, GPTQ kernels).
+"""Gradients through layers that do not propagate any, such as packed ones (dynamic int8, int8 activations, GPTQ kernels).
 
-What such a linear gives is left as it is, bit for bit.  Going backward, it counts as the plain linear that it stands for, whose
-weight is read off what goes in and comes out: W's columns are what the rows of the identity give.
+The output of such a layer is left as it is, bit for bit.  In the backward pass it is treated as the equivalent plain linear
+layer, whose weight is computed from inputs and outputs: the columns of W are the outputs for the rows of the identity.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one place where hooks are put on a model: reading what enters a module, stopping early, changing a site."""
+"""The only module that puts hooks on a model: reading the input of a module, stopping early, changing a site."""
 
 from __future__ import annotations
 

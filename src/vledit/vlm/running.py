@@ -1,4 +1,4 @@
-"""`Running`: runs a model in parts, which are all below a decoder layer, single layers, and the projection above them."""
+"""`Running`: runs a model in parts: all layers below a decoder layer, single layers, and the projection above them."""
 
 from __future__ import annotations
 

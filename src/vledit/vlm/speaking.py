@@ -1,6 +1,6 @@
-"""`speak`: greedy answers to prompts of a `Forest`, which go on from the keys and values of its trunk.
+"""`speak`: greedy answers to the prompts of a `Forest`, generated from the keys and values of its trunk.
 
-What is said is what `generate` says.  The tokens that are said go through the trunk as they are said, so the forest then holds
+The answers are those of `generate`.  Their tokens go through the trunk as they are generated, so the forest afterwards contains
 the answer as one of those behind the prompt, and nothing is run twice.
 """
 

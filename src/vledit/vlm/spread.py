@@ -1,7 +1,7 @@
-"""Linears that are spread over the ranks of a process group (tensor parallelism), by torch or by transformers.
+"""Linear layers that are distributed over the ranks of a process group (tensor parallelism), by torch or by transformers.
 
-Such a linear's weight is a `DTensor`.  One that takes a part of the inputs on each rank (`RowwiseParallel`) gives its whole
-output everywhere, so that an edit acts there as ever once its input is put together; each rank does so, and decides alike.
+The weight of such a layer is a `DTensor`.  A layer that takes part of the inputs on each rank (`RowwiseParallel`) gives its whole
+output everywhere. So once its input is gathered, an edit acts there as usual; every rank does this and takes the same decision.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a caller may have switched on around us, and how our calls stay the same within it.
+"""Global settings that a caller may have switched on, and how our calls give the same results within them.
 
-Server code lives in `torch.inference_mode()`, scripts set a default device.  Tensors that are made to be kept or trained on
-must be ordinary ones all the same, and what names no device (in image processors, optimisers, layers) means the CPU.
+Server code may run in `torch.inference_mode()`, and scripts may set a default device.  Tensors that are kept or trained on must
+still be ordinary ones, and code that names no device (in image processors, optimisers, layers) must still use the CPU.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`SiteTail`: the part of the model above a site, prepared for training what the site computes.
+"""`SiteTail`: the part of the model above a site, prepared for training the site's output.
 
-Everything below the site is frozen and so are the site's inputs: they are run once.  Training then costs only what lies
-above the site.  Where the site is in the last decoder layer, nothing above it looks at other positions, so only those
-that predict the answer's tokens are computed; the vocabulary projection can be cut down to a few rivals on top.
+Everything below the site is frozen, and so are the site's inputs: they are computed once.  Training then costs only the part
+above the site.  If the site is in the last decoder layer, no later layer looks at other positions, so only those that predict
+the answer's tokens are computed. In addition the vocabulary projection can be restricted to a few rivals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Tree`: prompts that begin alike and the answers behind each, laid out in one row of tokens."""
+"""`Tree`: prompts with a common beginning and the answers to each, laid out in one row of tokens."""
 
 from __future__ import annotations
 

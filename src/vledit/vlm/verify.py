@@ -1,6 +1,6 @@
-"""Teacher-forced verification: what greedy decoding would do, told from one pass over prompt and answer.
+"""Teacher-forced verification: the result of greedy decoding, determined by one pass over prompt and answer.
 
-Greedy decoding gives an answer exactly when, with the answer put after the prompt, every one of its tokens (its end
+Greedy decoding gives an answer exactly if, with the answer put after the prompt, every one of its tokens (its end
 included) is the argmax; so no generation loop is needed.
 """
 
