@@ -99,3 +99,16 @@ def test_a_limit_is_taken_from_what_is_there(tmp_path: Path):
     path = write_json(tmp_path / "vqa_eval.json", [RECORD] * 4)
     draw(tmp_path, *pictures_of(RECORD))
     assert [case.id for case in BenchmarkFiles.of("evqa", path).cases(limit=2)] == ["evqa/00000", "evqa/00002"]
+
+
+def test_a_split_to_choose_on_is_named_with_its_benchmark_and_is_never_the_one_that_is_scored():
+    files, split = BenchmarkFiles.named("icons-text:validation", "--text")
+    assert (files, split) == (BenchmarkFiles("icons-text"), "validation")
+    for text, message in (
+        ("icons", "--choose: 'icons' given; write BENCHMARK:SPLIT"),
+        ("icons:", "--choose: 'icons:'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            BenchmarkFiles.named(text, "--choose")
+    with pytest.raises(InputError, match="--choose: 'test' is the split that is scored"):
+        BenchmarkFiles.named("icons:test", "--choose")
