@@ -91,7 +91,7 @@ def test_cases_come_with_a_word_on_what_was_left_out(tmp_path: Path, capsys: pyt
     (case,) = BenchmarkFiles.of("evqa", path, [tmp_path], skip_bad=True, skip_missing=True).cases()
     assert case.id == "evqa/00000"
     said = capsys.readouterr().err
-    assert "1 of 3 records are unfit and left out" in said
+    assert "1 of 3 records are invalid and left out" in said
     assert "1 of 3 records are left out: their own picture is missing" in said
 
 

@@ -202,7 +202,7 @@ def check(
         return
     _show(reading, dict(chosen.more), damaged, unfit)
     if reading.bad or unfit:
-        raise InputError(f"{name}: {len(reading.bad)} unfit records, {len(unfit)} answers that cannot be scored.")
+        raise InputError(f"{name}: {len(reading.bad)} invalid records, {len(unfit)} answers that cannot be scored.")
     if reading.missing or damaged:
         raise MissingDataError(f"{name}: {len(reading.missing)} missing and {len(damaged)} damaged pictures.")
 
@@ -248,7 +248,7 @@ def _show(reading: Reading, more: dict[str, str], damaged: list[str], unfit: lis
     for line in reading.summary():
         say(f"note: {line}")
     lists = {
-        "unfit records": reading.bad,
+        "invalid records": reading.bad,
         "missing pictures": reading.missing,
         "damaged pictures": damaged,
         "answers that cannot be scored": unfit,

@@ -82,7 +82,7 @@ def join(first: Codebook, second: Codebook, prefer: str | None = None) -> Joined
     if first.fingerprint != second.fingerprint:
         raise ModelMismatchError(
             f"the codebooks are of different models ('{first.model_name}' and '{second.model_name}'). Edits of one model cannot "
-            "be used on another: make them anew with `vledit edit`."
+            "be used on another: make them again with `vledit edit`."
         )
     mine = {entry.id: entry for entry in first.entries()}
     theirs = {entry.id: entry for entry in second.entries()}

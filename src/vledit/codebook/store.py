@@ -110,7 +110,7 @@ class Store:
         if fingerprint != self.fingerprint:
             raise ModelMismatchError(
                 f"'{self.path}' was made for the model '{self.model_name or 'unnamed'}' ({self.fingerprint}), not for "
-                f"'{model_name or 'the loaded one'}' ({fingerprint}): load that model, or edit anew."
+                f"'{model_name or 'the loaded one'}' ({fingerprint}): load that model, or make the edits again."
             )
 
     def read(self) -> tuple[list[tuple[int, Entry]], list[Event]]:

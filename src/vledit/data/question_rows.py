@@ -61,7 +61,7 @@ class QuestionTable:
         if self.unfit or not self.rows:
             lines = "".join(f"\n  {one}" for one in self.unfit)
             raise InputError(
-                f"{option}: {len(self.unfit)} rows cannot be used, {len(self.rows)} can. Mend them.{lines}"
+                f"{option}: {len(self.unfit)} rows cannot be used, {len(self.rows)} can. Correct them.{lines}"
             )
         return self
 

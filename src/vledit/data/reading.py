@@ -125,7 +125,7 @@ class Reading:
         """Return what was left out and what to know, in sentences; [] where there is nothing to say."""
         said = []
         if self.bad:
-            said.append(f"{len(self.bad)} of {self.records} records are unfit and left out")
+            said.append(f"{len(self.bad)} of {self.records} records are invalid and left out")
         if self.left_out:
             said.append(f"{len(self.left_out)} of {self.records} records are left out: their own picture is missing")
         if self.dropped:
@@ -217,7 +217,7 @@ def demand(reading: Reading, skip_missing: bool = False, skip_bad: bool = False)
     """
     if reading.bad and not skip_bad:
         raise InputError(
-            f"{reading.benchmark}: {len(reading.bad)} of {reading.records} records are unfit. Mend them, or leave them "
+            f"{reading.benchmark}: {len(reading.bad)} of {reading.records} records are invalid. Correct them, or leave them "
             f"out with --skip-bad.\n{_listed(reading.bad)}"
         )
     if reading.missing and not skip_missing:

@@ -124,8 +124,8 @@ def ask_many(
         lines = "".join(f"\n  {one}" for one in table.unfit)
         total = len(table.unfit) + len(table.rows)
         raise InputError(
-            f"{len(table.unfit)} of {total} rows cannot be asked. Mend them, or leave them out (--skip-unfit, skip_unfit=True)."
-            + lines
+            f"{len(table.unfit)} of {total} rows cannot be asked. Correct them, or leave them out "
+            "(--skip-unfit, skip_unfit=True)." + lines
         )
     state = _state(model, base, max_new_tokens)
     digests = {row.line: _digest(state, row) for row in table.rows}

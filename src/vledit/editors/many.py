@@ -237,7 +237,7 @@ def unfit_text(table: EditTable, most: int = 50) -> str:
     lines = [f"  {one}" for one in table.unfit[:most]]
     if len(table.unfit) > most:
         lines.append(f"  … and {len(table.unfit) - most} more")
-    left_out = "Mend them, or leave them out (--skip-unfit, skip_unfit=True)."
+    left_out = "Correct them, or leave them out (--skip-unfit, skip_unfit=True)."
     text = f"{len(table.unfit)} of {table.rows} rows cannot be used. {left_out}"
     return "\n".join([text, *lines])
 

@@ -253,7 +253,7 @@ class Memory:
             if record["fingerprint"] != self.vlm.fingerprint:
                 raise ModelMismatchError(
                     f"'{folder}' was made for the model '{record['model_name']}' ({record['fingerprint']}), not for "
-                    f"'{self.vlm.name}' ({self.vlm.fingerprint}): load that model, or edit anew."
+                    f"'{self.vlm.name}' ({self.vlm.fingerprint}): load that model, or make the edits again."
                 )
             data = (folder / TENSORS).read_bytes()
             if sha256_bytes(data) != record["sha256"]:

@@ -62,7 +62,7 @@ def check_new(edits: Mapping[str, Edit], edit: Edit) -> None:
     if edit.parent is not None and edit.parent != newest:
         here = "there is none here" if newest is None else f"the newest here is '{newest}'"
         raise InputError(
-            f"edit '{edit.id}' was trained on top of '{edit.parent}', but {here}: make it anew on this model."
+            f"edit '{edit.id}' was trained on top of '{edit.parent}', but {here}: make it again on this model."
         )
 
 
@@ -132,7 +132,7 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
         if made_for != fingerprint:
             raise ModelMismatchError(
                 f"'{path}' was made for the model '{named}' ({made_for}), not for '{model_name}' ({fingerprint}): "
-                "load that model, or edit anew."
+                "load that model, or make the edits again."
             )
         data = tensors_path.read_bytes()
         if sha256_bytes(data) != digest:

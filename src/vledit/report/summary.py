@@ -89,7 +89,7 @@ def manifest_rows(run: Run) -> list[tuple[str, str]]:
     end = run.head.get("end") or {}
     rows += [(f"end: {spaced(name)}", _plain(value)) for name, value in end.items()]
     if resumed := run.head.get("resumed"):
-        rows.append(("gone on with", counted(len(resumed), "time")))
+        rows.append(("resumed", counted(len(resumed), "time")))
     return rows
 
 

@@ -335,5 +335,5 @@ def check_settings(config: type[EditorConfig], settings: Mapping[str, Any]) -> N
             try:
                 TypeAdapter(hints[name]).validate_python(value, strict=True)
             except ValidationError as error:
-                raise InputError(f"settings.{name}: {value!r} is unfit. {error.errors()[0]['msg']}.") from None
+                raise InputError(f"settings.{name}: {value!r} is not valid. {error.errors()[0]['msg']}.") from None
     config.from_settings(settings)

@@ -168,7 +168,7 @@ def filter_edits(
         if (there.model, there.data_version, there.seed) != (model, data.version, seed):
             raise MissingDataError(
                 f"{path.name} is of {there.model}, icons {there.data_version}, seed {there.seed}; here are {model}, "
-                f"icons {data.version}, seed {seed}. Choose all parts anew."
+                f"icons {data.version}, seed {seed}. Choose all parts again."
             )
         kept = there
     made: dict[Part, Callable[[], list[EditCase]]] = {

@@ -120,7 +120,7 @@ def read(folder: Path, editor: str, vlm: VLM) -> Artefact:
     except FileNotFoundError as error:
         raise MissingDataError(
             f"'{folder}' holds no finished fitting ({Path(error.filename).name} is missing): run "
-            f"`vledit fit --editor {editor} --out {folder}`, which also goes on with one that was interrupted."
+            f"`vledit fit --editor {editor} --out {folder}`, which also continues an interrupted one."
         ) from error
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise CodebookError(f"'{folder}': the fitted part cannot be read ({error}). Fit it again.") from error
