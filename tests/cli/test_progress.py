@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,13 @@ from .test_json import commands
 
 SHOWN = {"bar", "steps", "busy", "_bar", "Progress"}
 """What shows progress: a bar, or (`busy`) a sign of life while one thing goes on."""
-PROMPT = {
-    "codebook list", "codebook show", "codebook remove", "codebook restore", "codebook purge", "codebook history",
-    "codebook diff", "token create", "token list", "token revoke", "editors", "data list", "data card",
-}  # fmt: skip
-"""Reads or writes a small file, without a model."""
+PROMPT = {"codebook show", "token create", "token list", "token revoke", "editors", "data list", "data card"}
+"""Reads one entry, or reads or writes a small file, without a model."""
 ELSEWHERE = {"train-pocket", "data build icons", "reproduce"}
 """Prints a log as it runs; a bar from `vledit.data.icons`; what the commands show that it runs."""
 
 
+@cache
 def reach() -> dict[str, set[str]]:
     """Function of `vledit.cli` (module:name) → the functions that it calls, by name, in whatever depth."""
     calls: dict[str, set[str]] = {}
@@ -53,9 +52,12 @@ def reach() -> dict[str, set[str]]:
     return {name: {one.rpartition(":")[2] for one in whole(name, set())} for name in calls}
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
+KNOWN = commands()
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
 def test_a_command_shows_progress_unless_it_is_prompt(name: str):
-    callback = commands()[name].callback
+    callback = KNOWN[name].callback
     assert callback is not None
     found = reach()[f"{callback.__module__.rpartition('.')[2]}:{callback.__name__}"]
     assert bool(found & SHOWN) is (name not in PROMPT | ELSEWHERE), found

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..errors import InputError
 from ..report.records import entry_record
 from .codebook_join import diff, merge
-from .output import Json, console, emit, number, size, steps
+from .output import Json, busy, console, emit, number, size, steps
 from .session import existing
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def _open(file: Path, readonly: bool = True) -> Codebook:
 def list_(file: File, json: Json = False) -> None:
     """List the edits, oldest first."""
     with _open(file) as book:
-        entries = book.entries()
+        with busy("reading entries …"):
+            entries = book.entries()
         if json:
             emit({"model": book.model_name, "fingerprint": book.fingerprint, "entries": [*map(entry_record, entries)]})
             return
@@ -109,13 +110,17 @@ def facts(entry: Entry) -> dict[str, str]:
 def remove(file: File, id: Id, json: Json = False) -> None:
     """Remove an edit. The edit that it had replaced, if any, becomes active again."""
     with _open(file, readonly=False) as book:
-        _changed(book.remove(id), "removed", json)
+        with busy("removing …"):  # of a large file, all entries are read
+            entry = book.remove(id)
+        _changed(entry, "removed", json)
 
 
 def restore(file: File, id: Id, json: Json = False) -> None:
     """Restore a removed or replaced edit exactly as it was."""
     with _open(file, readonly=False) as book:
-        _changed(book.restore(id), "restored", json)
+        with busy("restoring …"):
+            entry = book.restore(id)
+        _changed(entry, "restored", json)
 
 
 def purge(
@@ -129,7 +134,8 @@ def purge(
         entry = book.get(id)
         if not yes:
             raise InputError(f"'{id}' ({entry.title()}) would be deleted for good; say --yes, or use `remove`.")
-        book.purge(id)
+        with busy("deleting …"):
+            book.purge(id)
         _changed(entry, "purged", json)
 
 
@@ -159,7 +165,7 @@ def export(
 
 def history(file: File, json: Json = False) -> None:
     """Show the history of the codebook, oldest first."""
-    with _open(file) as book:
+    with _open(file) as book, busy("reading the history …"):
         events = book.history()
     if json:
         emit([event._asdict() for event in events])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Json, console, emit, steps
+from .output import Json, busy, console, emit, steps
 from .session import existing
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def diff(
     with (
         Codebook.open(existing(first, "first"), readonly=True) as mine,
         Codebook.open(existing(second, "second"), readonly=True) as theirs,
+        busy("comparing entries …"),
     ):
         found = differences(mine, theirs)
         models = (mine.model_name, theirs.model_name) if mine.fingerprint != theirs.fingerprint else None
