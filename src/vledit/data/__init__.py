@@ -1,1 +1,1 @@
-"""Edits, probes and pictures: what is asked of a model, and where it is read from."""
+"""Edits, probes and pictures, and the readers of benchmarks and tables."""

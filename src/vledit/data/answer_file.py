@@ -1,7 +1,7 @@
-"""A table of answers that grows while it is made: after a kill its whole rows are read back and the rest is added.
+"""A table of answers that is written while they are made; after an interruption its complete rows are kept and the rest is added.
 
-The last column of a row is a digest of all that its answer depends on.  A row that was cut off has no whole digest, and a row
-whose digest does not fit belongs to another question, model or codebook.
+The last column of a row is a digest of everything that its answer depends on.  A row that was cut off has no complete digest, and
+a row whose digest does not match belongs to another question, model or codebook.
 """
 
 from __future__ import annotations

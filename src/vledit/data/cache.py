@@ -1,4 +1,4 @@
-"""Where VLEdit keeps what it builds, and how it writes there without ever leaving half a file."""
+"""The place where VLEdit keeps what it builds; a file appears there complete or not at all."""
 
 from __future__ import annotations
 

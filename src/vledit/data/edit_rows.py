@@ -1,4 +1,4 @@
-"""Rows of a table as edits: what is asked for, and every row that cannot be used, with its line and the reason."""
+"""Rows of a table as edits: the edits asked for, and every row that cannot be used, with its line and the reason."""
 
 from __future__ import annotations
 

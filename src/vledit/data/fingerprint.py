@@ -1,7 +1,7 @@
-"""Which of the files in circulation is this? A hash of an annotation file's records, with counts that tell files apart.
+"""Which version of an annotation file is this? A hash of its records, with counts that distinguish versions.
 
-Files of one name differ: of E-VQA's ``vqa_eval.json`` one has 2,093 distinct locality questions and another 2, and 964
-targets differ between them. So every reader says which file it has read, and names it where it is known.
+Published files of the same name differ: of E-VQA's ``vqa_eval.json`` one version has 2,093 distinct locality questions and
+another 2, and 964 targets differ between them. So every reader states which version it has read, if it is known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What reading a benchmark gives: cases, and everything that did not become one, so that nothing is lost in silence.
+"""The result of reading a benchmark: cases, and everything that did not become a case, so that nothing is lost silently.
 
-A benchmark's file turns one record into one `EditCase` and raises `FieldError` where it cannot; a picture that is not
-there stays in the case as a `MissingPicture`. `collect` does the rest for all benchmarks alike.
+A benchmark's file turns one record into one `EditCase` and raises `FieldError` if it cannot; a missing picture
+stays in the case as a `MissingPicture`. `collect` does the rest for all benchmarks.
 """
 
 from __future__ import annotations

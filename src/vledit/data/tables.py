@@ -1,6 +1,6 @@
-"""Rows of a table, wherever it comes from: CSV, JSON Lines, JSON and YAML files, DataFrames, `datasets` tables, any iterable.
+"""Rows of a table from any source: CSV, JSON Lines, JSON and YAML files, DataFrames, `datasets` tables, any iterable.
 
-Every row keeps the line it stands on, so that whatever is wrong with it can be found in the file.
+Every row keeps its line number, so that errors can be found in the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Questions that hardly any edit is about: a first look at whether something else has changed."""
+"""Questions that hardly any edit is about, to see at a glance whether something else has changed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The model card of the embedded model, measured: greedy exact match with 95 % intervals, and whether it looks.
+"""The model card of the embedded model, measured: greedy exact match with 95 % intervals, and whether it uses the picture.
 
-Four conditions per question kind: seen drawings newly augmented and held-out vendors, each with train and with test wordings.
-Exact match is by the verified pass (`VLM.verify`), which is true exactly when greedy decoding gives the answer.
+There are four conditions per kind of question: seen drawings newly augmented, and drawings by held-out vendors, each with train
+and with test wordings. Exact match is determined by the verified pass (`VLM.verify`), which is true exactly if greedy decoding
+gives the answer.
 """
 
 from __future__ import annotations

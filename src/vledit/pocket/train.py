@@ -2,11 +2,12 @@
 
 1. *align*: pictures only. The Q-Former learns to say a concept's name in the language model's own embeddings.
 2. *listen*: LoRA learns to answer: many pictures, two questions each.
-3. *answer*: few pictures, each with all its questions, in turn. What there is to know about a thing goes into its slot of
-   the Q-Former's memory, which learns fast and is disturbed by nothing else; LoRA, Q-Former and projection learn on.
+3. *answer*: few pictures, each with all its questions, in turn. The facts about a thing are learnt by its slot of
+   the Q-Former's memory, which learns fast and is not disturbed by other things; LoRA, Q-Former and projection are trained
+   further.
 
-Without the first the others never leave the loss of guessing; without the second the frozen language model does not
-understand what it is shown; the third learns a fact from a few exposures (docs/experiments.md).
+Without the first stage the others never get below the loss of guessing. Without the second the frozen language model does not
+understand the visual tokens. The third learns a fact from a few exposures (docs/experiments.md).
 """
 
 from __future__ import annotations

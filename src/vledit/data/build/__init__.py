@@ -1,9 +1,9 @@
-"""Builds an editing benchmark out of (picture, question, answer) records, as OKEDIT was built out of OK-VQA, and verifies it.
+"""Builds an editing benchmark from (picture, question, answer) records, as OKEDIT was built from OK-VQA, and verifies it.
 
-The way of a record: `sources` reads it; `texts` asks a language model for the counterfactual answer, rephrasings, the object
+The steps for a record: `sources` reads it; `texts` asks a language model for the counterfactual answer, rephrasings, the object
 and the third answer (`prompts/`, `asking`, `chat`); `drawing` has pictures made (`picture_models`); `verifying` asks a
-vision-language model what it sees in them; `writing` puts what was accepted into OKEDIT's layout, splits by object, and
-writes the data card, the list of what was rejected and the sheets for a human. Every reply, picture and answer is kept by
-the hash of what it is an answer to (`store`), so a run that was killed goes on where it was.
+vision-language model what it sees in them; `writing` puts the accepted items into OKEDIT's layout, splits by object, and
+writes the data card, the list of rejections and the contact sheets. Every reply, picture and answer is stored under
+the hash of its request (`store`), so an interrupted run continues where it stopped.
 Source: BalancEdit, App. A.
 """

@@ -1,4 +1,4 @@
-"""Whether an answer says what was expected, and whether two wordings are one."""
+"""Whether an answer agrees with the expected one, and whether two wordings are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data card of a built benchmark: counts, rates, categories, models, prompts and licences, out of its manifest."""
+"""The data card of a built benchmark: counts, rates, categories, models, prompts and licences, from its manifest."""
 
 from __future__ import annotations
 

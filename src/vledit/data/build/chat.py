@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint: rate, retries, running cost; every reply kept by content hash."""
+"""A language model behind an OpenAI-compatible endpoint: rate, retries, running cost; every reply is stored by content hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole build, step by step: what is asked, made and judged for every record, and what comes of it."""
+"""The whole build, step by step: what is requested, made and judged for every record, and the result."""
 
 from __future__ import annotations
 

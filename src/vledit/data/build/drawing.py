@@ -1,4 +1,4 @@
-"""Has pictures made and keeps them, as JPEG files, by the hash of what they were made from."""
+"""Has pictures made and stores them, as JPEG files, under the hash of their request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build will ask for and cost, before anything is asked."""
+"""The requests and the cost of a build, computed before anything is requested."""
 
 from __future__ import annotations
 

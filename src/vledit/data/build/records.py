@@ -1,4 +1,4 @@
-"""What passes between the steps of a build: source records, what was made for them, and what was rejected and why."""
+"""The records that pass between the steps of a build: sources, what was made for them, and rejections with reasons."""
 
 from __future__ import annotations
 

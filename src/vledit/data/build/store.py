@@ -1,6 +1,6 @@
-"""Keeps every reply, picture and answer by the hash of what it is an answer to; files appear whole or not at all.
+"""Stores every reply, picture and answer under the hash of its request; files appear complete or not at all.
 
-A build is a function of these; one that was killed finds them again, and asks only for what is not there.
+A build is a function of these; an interrupted one finds them again, and requests only what is missing.
 """
 
 from __future__ import annotations

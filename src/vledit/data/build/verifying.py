@@ -1,4 +1,4 @@
-"""What a vision-language model sees in pictures, and whether wordings mean the same: the checks of every made thing."""
+"""What a vision-language model sees in pictures, and whether wordings mean the same: the checks of everything that is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes what a build came to: OKEDIT's layout and our JSON Lines by split, rejections, manifest, data card, sheets."""
+"""Writes the result of a build: OKEDIT's layout and our JSON Lines by split, rejections, manifest, data card, sheets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What editors share that train something before their first edit: cases, the loop, and what is kept of it.
+"""What editors share that are trained before their first edit: cases, the training loop, and the stored result.
 
-`cases`: the edits of a training split with what is asked about each, their frozen part run once.  `loop`: a training that can be
-killed at any moment and goes on to the same bits.  `artefact`: the folder it ends in.  `losses`: what most of them minimise.
+`cases`: the edits of a training split with their probes, whose frozen part is run once.  `loop`: a training that can be
+interrupted at any moment and continues to the same bits.  `artefact`: the folder with the result.  `losses`: common losses.
 """

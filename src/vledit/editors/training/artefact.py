@@ -1,4 +1,4 @@
-"""What a fitting leaves: a folder with `manifest.json` and `weights.safetensors`, tied to its model; no pickle, no code."""
+"""The result of a training: a folder with `manifest.json` and `weights.safetensors`, tied to its model; no pickle, no code."""
 
 from __future__ import annotations
 

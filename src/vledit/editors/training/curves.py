@@ -1,4 +1,4 @@
-"""The learning curve of a fitting as a picture."""
+"""The learning curve of a training as a picture."""
 
 from __future__ import annotations
 

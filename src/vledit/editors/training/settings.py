@@ -1,4 +1,4 @@
-"""Settings that every fitting of an editor has."""
+"""Settings that the trainings of all editors have in common."""
 
 from __future__ import annotations
 
