@@ -1,4 +1,4 @@
-"""Everything in docs/results.md, from one command; an interrupted run goes on where it was.
+"""Everything in docs/results_paper_scope.md, from one command; an interrupted run goes on where it was.
 
     .venv/bin/python benchmarks/icons_results.py [--runs runs] [--edits 500] [--sequential 200] [--long 1000] [--only single]
 
@@ -207,7 +207,7 @@ def main() -> None:
     if not options.only:
         for name in SPEED:
             measure(name, options.runs)
-        (ROOT / "docs" / "results.md").write_text(report(options.runs, chosen))
+        (ROOT / "docs" / "results_paper_scope.md").write_text(report(options.runs, chosen))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def setting(run: Run) -> str:
 
 def remarks(runs: Sequence[Run], arms: Sequence[Arm]) -> list[tuple[str, bool]]:
     """(sentence, whether it tells of a flaw)."""
-    lines = [(line, False) for run in runs for line in _leaders(run, arms)]
+    alike: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        alike.setdefault((setting(run), run.model, run.benchmark), []).append(run)
+    lines = [(line, False) for group in alike.values() for line in _leaders(group, arms)]
     for run in runs:
         if run.finished is False:
             text = f"{run.path.name} is of a run that is not finished: its figures are of what is there so far."
@@ -55,12 +58,13 @@ def remarks(runs: Sequence[Run], arms: Sequence[Arm]) -> list[tuple[str, bool]]:
     return lines
 
 
-def _leaders(run: Run, arms: Sequence[Arm]) -> list[str]:
-    """Who has the highest HM of a run, and whether the next one's interval stands apart."""
-    ranked = sorted((a for a in arms if a.run is run and "HM" in a.estimates), key=lambda a: -a.estimates["HM"].mean)
+def _leaders(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
+    """Who has the highest HM of runs that were scored alike, and whether the next one's interval stands apart."""
+    of_these = [arm for arm in arms if any(arm.run is run for run in runs) and "HM" in arm.estimates]
+    ranked = sorted(of_these, key=lambda arm: -arm.estimates["HM"].mean)
     if not ranked:
         return []
-    first = ranked[0]
+    run, first = runs[0], ranked[0]
     text = f"{setting(run)[0].upper()}{setting(run)[1:]}: {first.name} has an HM of {percent(first.estimates['HM'])}"
     if len(ranked) == 1:
         return [text + "."]

@@ -1,0 +1,224 @@
+"""Fills the tables of docs/results.md from the results files of `leaderboard.py`; what people wrote between them stays.
+
+    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …]
+
+`--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
+needed), so that a threshold that was fitted after the run is scored on the same answers.
+A table stands between `<!-- NAME -->` and `<!-- end -->`.  A name without data is an error: a table is not shortened in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vledit.data.devqa import LOCALITY_CELLS
+from vledit.errors import InputError
+from vledit.evaluate.alpha import anchors_of, curve
+from vledit.evaluate.compare import compare
+from vledit.evaluate.metrics import Estimate, by_after, by_variant, last, table
+from vledit.evaluate.results import read_results
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+ORDER = (
+    *("balancedit", "balancedit-span", "balancedit-paper", "balancedit-adv", "ft", "ft-adv", "ft-1e-2", "ft_v", "mend"),
+    *("mend_adv", "serac", "t_patcher", "grace", "ike", "lte", "recipe", "lemoe", "liveedit", "hice"),
+)
+SUCCESS = {
+    "reliability": "reliability",
+    "text_generality": "rewordings",
+    "image_generality": "other drawings",
+    "image_generality_seen": "… training saw",
+    "image_generality_held_out": "… by held-out hands",
+    "image_generality_recognised": "… the base recognises",
+}
+KEPT = {
+    "near_image_preserved": "near pictures",
+    "other_question_preserved": "other question",
+    "random_image_preserved": "random picture",
+    "text_preserved": "text",
+    "black_preserved": "black picture",
+    "no_image_preserved": "no picture",
+}
+WHOLE = {
+    "HM": "HM",
+    "scope_right": "scope right",
+    "scope_too_narrow": "too narrow",
+    "scope_too_wide": "too wide",
+    "scope_both": "both",
+}
+DEVQA = {
+    "devqa_RI_preserved": "RI",
+    "devqa_NI_preserved": "NI",
+    "devqa_CI_preserved": "CI",
+    "devqa_adversarial_preserved": "mean of the seven cells",
+    "devqa_RI_not_edited_answer": "RI, not the new answer",
+    "devqa_CI_not_edited_answer": "CI, not the new answer",
+    "blindness": "blindness",
+}
+PAIRS = (
+    ("balancedit-paper", "balancedit"),
+    ("balancedit", "balancedit-span"),
+    ("ft", "balancedit"),
+    ("mend", "mend_adv"),
+    ("ft", "ft-adv"),
+    ("balancedit", "balancedit-adv"),
+)
+COMPARED = {
+    "reliability": "reliability",
+    "text_generality": "rewordings",
+    "image_generality": "other drawings",
+    "near_image_preserved": "near pictures kept",
+    "HM": "HM",
+    "devqa_RI_preserved": "RI kept",
+    "devqa_CI_preserved": "CI kept",
+    "devqa_adversarial_preserved": "mean of the seven cells kept",
+    "blindness": "blindness",
+}
+SEQUENCE = {
+    "reliability": "reliability",
+    "retained": "retained",
+    "text_generality": "rewordings",
+    "image_generality": "other drawings",
+    **{name: f"{word} kept" for name, word in KEPT.items() if name not in ("black_preserved", "no_image_preserved")},
+    "HM": "HM",
+}
+Scores = dict[str, dict[str, Estimate]]
+
+
+RADII: dict[str, float] = {}
+"""Editor → the radius that its single edits are routed with, in place of the one that they were made with."""
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The records after most edits, routed again where `RADII` says so."""
+    found = []
+    for row in last(read_results(path)[1]):
+        radius = RADII.get(row["variant"])
+        outcomes = row["outcomes"] if radius is None else [one.with_radius(radius) for one in row["outcomes"]]
+        found.append({**row, "outcomes": outcomes})
+    return found
+
+
+def scores(files: Iterable[Path]) -> tuple[Scores, dict[str, int], dict[str, Path]]:
+    """Editor → metric → estimate, after most edits; the number of its edits; its file.  In the order of `ORDER`."""
+    found: Scores = {}
+    counts: dict[str, int] = {}
+    where: dict[str, Path] = {}
+    for path in files:
+        for name, rows in by_variant(records_of(path)):
+            if len(rows) > counts.get(name, 0):
+                found[name], counts[name], where[name] = table(rows), len(rows), path
+    named = [*(name for name in ORDER if name in found), *(name for name in found if name not in ORDER)]
+    return {name: found[name] for name in named}, counts, where
+
+
+def rows_of(all_scores: Scores, counts: dict[str, int], columns: dict[str, str]) -> list[str]:
+    """A table of editors down and metrics across."""
+    if missing := [name for name in columns if not any(name in one for one in all_scores.values())]:
+        raise InputError(f"table: no data for {', '.join(missing)}.")
+    lines = ["| editor | edits | " + " | ".join(columns.values()) + " |", "|---|---|" + "---|" * len(columns)]
+    for editor, row in all_scores.items():
+        cells = [str(row[name]) if name in row else "–" for name in columns]
+        lines.append(f"| `{editor}` | {counts[editor]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cells_of(all_scores: Scores, kind: str) -> list[str]:
+    """Editors down, De-VQA's cells across, without intervals."""
+    lines = ["| editor | " + " | ".join(LOCALITY_CELLS) + " |", "|---|" + "---|" * len(LOCALITY_CELLS)]
+    for editor, row in all_scores.items():
+        cells = [
+            f"{100 * row[f'{cell}_{kind}'].mean:.0f}" if f"{cell}_{kind}" in row else "–" for cell in LOCALITY_CELLS
+        ]
+        lines.append(f"| `{editor}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def pairs_of(where: dict[str, Path]) -> list[str]:
+    """Paired differences on the edits that both have."""
+    known = [(first, second) for first, second in PAIRS if first in where and second in where]
+    found = []
+    for first, second in known:
+        sides = [(name, [row for row in records_of(where[name]) if row["variant"] == name]) for name in (first, second)]
+        by_metric = {one.metric: one for one in compare(*sides).differences}
+        found.append((by_metric["reliability"].n, by_metric))
+    head = [f"{second} less {first} ({count} edits)" for (first, second), (count, _) in zip(known, found, strict=True)]
+    lines = ["| metric | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
+    for metric, word in COMPARED.items():
+        cells = []
+        for _, by_metric in found:
+            one = by_metric.get(metric)
+            if one is None:
+                cells.append("–")
+                continue
+            star = " *" if one.significant else ""
+            cells.append(f"{100 * one.difference:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]{star}")
+        lines.append(f"| {word} | " + " | ".join(cells) + " |")
+    return [*lines, "", "\\* zero lies outside the paired 95 % interval."]
+
+
+def alpha_of(path: Path, name: str) -> list[str]:
+    """The α curve of the paper's scope: the same edits, routed again with other radii."""
+    rows = [row for row in read_results(path)[1] if row["variant"] == name]
+    if not anchors_of(rows):
+        raise InputError(f"{path}: its entries have no radius that α decides.")
+    words = {name: word for name, word in COMPARED.items() if name in ("text_generality", "image_generality", "HM")}
+    words["near_image_preserved"] = "near pictures kept"
+    lines = ["| α | " + " | ".join(words.values()) + " |", "|---|" + "---|" * len(words)]
+    for value, row in curve(rows, [n / 10 for n in range(11)]).items():
+        lines.append(f"| {value:g} | " + " | ".join(str(row[name]) for name in words) + " |")
+    return lines
+
+
+def sequence_of(files: Sequence[Path]) -> list[str]:
+    """Editors and the number of edits down, metrics across."""
+    lines = ["| editor | edits | " + " | ".join(SEQUENCE.values()) + " |", "|---|---|" + "---|" * len(SEQUENCE)]
+    for path in files:
+        for name, rows in by_variant(read_results(path)[1]):
+            for count, some in by_after(rows).items():
+                row = table(some)
+                cells = [str(row[metric]) if metric in row else "–" for metric in SEQUENCE]
+                lines.append(f"| `{name}` | {count} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def fill(page: Path, tables: dict[str, Callable[[], list[str]]]) -> None:
+    """Puts each table between its marks.  Raises: InputError for a mark without a table."""
+
+    def put(found: re.Match[str]) -> str:
+        if found[1] not in tables:
+            raise InputError(f"{page}: there is no table '{found[1]}'. Known: {', '.join(tables)}.")
+        return f"<!-- {found[1]} -->\n" + "\n".join(tables[found[1]]()) + "\n<!-- end -->"
+
+    page.write_text(re.sub(r"<!-- (?!end)([\w-]+) -->\n.*?<!-- end -->", put, page.read_text(), flags=re.DOTALL))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder of leaderboard.py, with single/EDITOR.jsonl")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
+    parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
+    parser.add_argument("--radius", nargs="*", default=[], help="EDITOR=RADIUS")
+    options = parser.parse_args()
+    RADII.update((name, float(value)) for name, _, value in (one.partition("=") for one in options.radius))
+    found, counts, where = scores([*sorted((options.runs / "single").glob("*.jsonl")), *options.more])
+    tables: dict[str, Callable[[], list[str]]] = {
+        "success": lambda: rows_of(found, counts, SUCCESS),
+        "kept": lambda: rows_of(found, counts, KEPT),
+        "whole": lambda: rows_of(found, counts, WHOLE),
+        "devqa": lambda: rows_of(found, counts, DEVQA),
+        "cells": lambda: cells_of(found, "preserved"),
+        "cells-token": lambda: cells_of(found, "preserved_token"),
+        "pairs": lambda: pairs_of(where),
+        "alpha": lambda: alpha_of(where["balancedit-paper"], "balancedit-paper"),
+        "sequence": lambda: sequence_of(options.sequence),
+    }
+    fill(PAGE, tables)
+
+
+if __name__ == "__main__":
+    main()
