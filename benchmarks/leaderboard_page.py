@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …]
 
 `--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
-needed), so that a threshold that was fitted after the run is scored on the same answers.
+needed), so that a threshold that was fitted after the run is scored on the same answers; `--alpha balancedit-paper=0.4` does the
+same with another α.
 A table stands between `<!-- NAME -->` and `<!-- end -->`.  A name without data is an error: a table is not shortened in silence.
 """
 
@@ -91,13 +92,19 @@ Scores = dict[str, dict[str, Estimate]]
 
 RADII: dict[str, float] = {}
 """Editor → the radius that its single edits are routed with, in place of the one that they were made with."""
+ALPHAS: dict[str, float] = {}
+"""Editor → the α that its radii are made with, in place of its own."""
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
-    """The records after most edits, routed again where `RADII` says so."""
+    """The records after most edits, routed again where `RADII` or `ALPHAS` says so."""
     found = []
-    for row in last(read_results(path)[1]):
+    rows = last(read_results(path)[1])
+    for row in rows:
         radius = RADII.get(row["variant"])
+        if (alpha := ALPHAS.get(row["variant"])) is not None:
+            ((positive, negative),) = anchors_of([row]).values()
+            radius = alpha * positive + (1 - alpha) * negative
         outcomes = row["outcomes"] if radius is None else [one.with_radius(radius) for one in row["outcomes"]]
         found.append({**row, "outcomes": outcomes})
     return found
@@ -203,8 +210,10 @@ def main() -> None:
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
     parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
     parser.add_argument("--radius", nargs="*", default=[], help="EDITOR=RADIUS")
+    parser.add_argument("--alpha", nargs="*", default=[], help="EDITOR=α")
     options = parser.parse_args()
-    RADII.update((name, float(value)) for name, _, value in (one.partition("=") for one in options.radius))
+    for given, known in ((options.radius, RADII), (options.alpha, ALPHAS)):
+        known.update((name, float(value)) for name, _, value in (one.partition("=") for one in given))
     found, counts, where = scores([*sorted((options.runs / "single").glob("*.jsonl")), *options.more])
     tables: dict[str, Callable[[], list[str]]] = {
         "success": lambda: rows_of(found, counts, SUCCESS),
