@@ -9,7 +9,7 @@ import pytest
 
 from vledit.errors import InputError, MissingDataError, UnknownNameError
 from vledit.evaluate.compare import check_comparable, choose, compare
-from vledit.evaluate.gate import judge, read_thresholds
+from vledit.evaluate.gate import estimates_of, judge, read_thresholds
 from vledit.evaluate.metrics import estimates
 from vledit.evaluate.outcomes import decided
 from vledit.evaluate.results import read_results
@@ -209,3 +209,25 @@ def test_mistakes_in_a_gate_are_told(tmp_path, run_file, text, words):
 def test_no_gate_file(tmp_path):
     with pytest.raises(MissingDataError, match="no file"):
         read_thresholds(tmp_path / "none.yaml")
+
+
+def test_what_is_exactly_at_a_threshold_keeps_it(tmp_path, run_file):
+    text = (
+        "reliability: {mean: 1, mean_at_most: 1, high_at_most: 1}\nfailed_edits: {mean: 0, low: 0, high_at_most: 0}\n"
+    )
+    verdicts = judge(records(run_file), gate(tmp_path, text))
+    assert len(verdicts) == 12
+    assert all(v.holds for v in verdicts)
+    beyond = judge(records(run_file), gate(tmp_path, "reliability: {low: 1, high_at_most: 0.99}\n"))
+    assert not any(v.holds for v in beyond)
+    assert beyond[1].as_record() == {
+        "variant": "good", "metric": "reliability", "bound": "high_at_most", "value": 0.99, "found": 1.0, "holds": False
+    }  # fmt: skip
+
+
+def test_failed_edits_are_counted(run_file):
+    found = records(run_file)
+    for one in found[:3]:
+        one["error"] = "no such picture"
+    estimate = estimates_of(found)["failed_edits"]
+    assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (3.0, 3.0, 3.0, 80)
