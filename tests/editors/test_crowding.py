@@ -92,3 +92,11 @@ def test_keys_gathered_one_by_one_are_compared_all_at_once():
     requests.edit("x", 2 * keys[1])
     assert requests.away() == pytest.approx(0)
     assert requests.only_edits().kind == "cosine"
+
+
+def test_the_numbers_and_the_radius_where_all_keys_are_drawn():
+    away = np.random.default_rng(7).uniform(0, 1, (100, 4000))
+    points = crowd(away, math.inf, 0.05)
+    assert [count for count, _ in points] == [1, 3, 10, 30, 100, 300, 400, 1000, 3000, 4000, 40_000]
+    sixth = np.sort(away.min(axis=1))[5]  # five of a hundred may lie within: all draws are the same here
+    assert dict(points)[4000] == np.nextafter(sixth, 0)
