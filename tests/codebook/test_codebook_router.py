@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vledit.codebook import Query, Router
 from vledit.codebook.index import KeyIndex
+from vledit.codebook.router import Reading
 from vledit.codebook.scope import distance
 from vledit.errors import InputError
 
@@ -330,3 +331,59 @@ def test_a_radius_narrows_with_the_number_of_entries_and_widens_again():
     router.remove("far 2")
     assert router.decide(asked)[0].radius == pytest.approx(6.0)
     assert router.decide(asked)[0].entry == "one"
+
+
+def test_the_share_of_the_radius_decides_between_sites_not_the_distance():
+    asked = {Query(site, "mean", "full", "mean"): [[2.0, 0]] for site in ("3.mlp.out", "5.mlp.out")}
+    wide = edit("wide", [0, 0], 8.0, site="3.mlp.out")  # 2 of 8
+    narrow = edit("narrow", [1, 0], 2.0, site="5.mlp.out")  # 1 of 2
+    for entries in ([wide, narrow], [narrow, wide]):
+        assert Router(entries).decide(asked)[0].entry == "wide"
+    outside = edit("outside", [2.5, 0], 0.4, site="5.mlp.out")  # nearer, and outside
+    assert Router([wide, outside]).decide(asked)[0].entry == "wide"
+    assert [Reading("mean", distance, radius).ratio for distance, radius in ((1, 2), (0, 2), (0, 0), (1, 0))] == [
+        0.5, 0.0, 0.0, math.inf
+    ]  # fmt: skip
+    assert Reading("mean", 1.0, 1.0).inside
+    assert not Reading("mean", 1.0, 0.9).inside
+
+
+def test_of_two_sites_alike_the_newest_answers():
+    asked = {Query(site, "mean", "full", "mean"): [[1.0, 0]] for site in ("3.mlp.out", "5.mlp.out")}
+    first, second = edit("first", [0, 0], 2.0, site="3.mlp.out"), edit("second", [0, 0], 2.0, site="5.mlp.out")
+    assert Router([first, second]).decide(asked)[0].entry == "second"
+    assert Router([second, first]).decide(asked)[0].entry == "first"
+
+
+def test_a_rank_says_how_new_and_what_follows_is_newer():
+    router = Router([edit("old", [0, 0])])
+    router.add(edit("ranked", [0, 0]), rank=7)
+    router.add(edit("newest", [0, 0]))
+    assert router.decide([0.0, 0.0])[0].entry == "newest"
+    assert router.decide([0.0, 0.0], exclude=["newest"])[0].entry == "ranked"
+    assert router.decide([math.nan, math.nan])[0].nearest == "newest"
+    assert router.decide([math.nan, math.nan], exclude=["newest"])[0].nearest == "ranked"
+    assert router.decide([math.nan, math.nan], exclude=["old", "ranked", "newest"])[0].nearest is None
+
+
+def test_what_is_taken_out_leaves_no_query_behind():
+    router = Router([edit("a", [0, 0]), edit("b", [1, 0])])
+    for query in router.queries():
+        assert router.width(query) == 2
+    router.remove("a")
+    assert ("a" in router, "b" in router, len(router.queries()), router.sites()) == (False, True, 1, ("3.mlp.out",))
+    assert router.readings([1.0, 2.0], "b")[0][0].distance == 2.0
+    router.remove("b")
+    assert (len(router), router.queries(), router.sites()) == (0, (), ())
+    router.add(edit("wider", [0, 0, 0]))  # nothing is left to fit
+    assert router.decide([0.0, 0, 0])[0].entry == "wider"
+    with pytest.raises(InputError, match="compete: 'none'"):
+        Router(compete="none")
+
+
+def test_what_lies_beyond_every_radius_is_not_named_for_its_other_scopes():
+    edits = [two_factor("near", [0, 0], [-1, 0, 0]), two_factor("beyond", [0, 0.5], [1, 0, 0])]
+    for one in edits:
+        object.__setattr__(one.scopes[0], "radius", 0.1)
+    found = Router(edits, compete="inside").decide({"picture": [[0, 0.05]], "question": [[1, 0, 0]]})[0]
+    assert (found.entry, found.nearest) == (None, "near")
