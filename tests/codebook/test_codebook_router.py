@@ -387,3 +387,15 @@ def test_what_lies_beyond_every_radius_is_not_named_for_its_other_scopes():
         object.__setattr__(one.scopes[0], "radius", 0.1)
     found = Router(edits, compete="inside").decide({"picture": [[0, 0.05]], "question": [[1, 0, 0]]})[0]
     assert (found.entry, found.nearest) == (None, "near")
+
+
+def test_of_three_scopes_both_others_have_to_hold_the_request():
+    def three(id, picture, question, third):
+        two = two_factor(id, picture, question).scopes
+        more = scope(np.asarray(third, dtype=np.float32), 1.0, name="third", key_tokens="visual")
+        return entry(id, *two, more, transformation=SHARED)
+
+    edits = [three("near", [0, 0], [1, 0, 0], [9, 0]), three("fits", [0, 1], [1, 0, 0], [0, 0])]
+    asked = {"picture": [[0, 0]], "question": [[1, 0, 0]], "third": [[0, 0]]}
+    assert Router(edits, compete="inside").decide(asked)[0].entry == "fits"
+    assert Router(edits).decide(asked)[0].entry is None
