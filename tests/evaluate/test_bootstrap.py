@@ -32,6 +32,7 @@ def test_every_resample_draws_as_many_cases_as_there_are_with_replacement():
     assert (draws(50, resamples=300) == draws(50, seed=0, resamples=300)).all()
     assert (drawn != draws(50, resamples=300)).any()
     assert draws(3).shape == (2000, 3)
+    assert (draws(1) == 1).all()
     assert draws(0).shape == (2000, 0)
 
 
