@@ -63,6 +63,7 @@ def test_inactive_entries_never_fire():
     assert len(router) == 0
     decision = router.decide([0.0, 0.0])[0]
     assert (decision.entry, decision.nearest, decision.distance, decision.radius) == (None, None, None, None)
+    assert not decision.fired
     assert "no active entry" in decision.explanation
     with pytest.raises(InputError, match="is retired"):
         router.add(edit("a", [0, 0], status="retired"))

@@ -7,7 +7,17 @@ import math
 import pytest
 
 from vledit.evaluate.bootstrap import share_interval, wilson
-from vledit.evaluate.metrics import METRICS, by_after, by_record, estimated, estimates, harmonic_mean, last, table
+from vledit.evaluate.metrics import (
+    METRICS,
+    by_after,
+    by_record,
+    estimated,
+    estimates,
+    harmonic_mean,
+    last,
+    metrics_of,
+    table,
+)
 
 from .small import outcome
 
@@ -107,3 +117,13 @@ def test_each_score_is_what_its_name_says():
     assert found["portability"] == 1.0
     assert "portability_token" not in found
     assert "portability" not in estimates([edit])
+
+
+def test_metrics_are_those_of_the_cells_that_are_there_standard_ones_first():
+    names = [
+        metric.name for metric in metrics_of([("locality", "odd"), ("generality", "text"), ("reliability", "edit")])
+    ]
+    standard = ["reliability", "reliability_seen", "reliability_held_out", "text_generality"]
+    assert names[:6] == [*standard, "reliability_token", "text_generality_token"]
+    assert [name for name in names[6:] if not name.startswith("odd_")] == []
+    assert [m.name for m in metrics_of([("portability", "hop")])][-2:] == ["portability", "portability_token"]
