@@ -342,8 +342,8 @@ def test_the_share_of_the_radius_decides_between_sites_not_the_distance():
         assert Router(entries).decide(asked)[0].entry == "wide"
     outside = edit("outside", [2.5, 0], 0.4, site="5.mlp.out")  # nearer, and outside
     assert Router([wide, outside]).decide(asked)[0].entry == "wide"
-    ratios = [Reading("mean", away, radius).ratio for away, radius in ((1, 2), (0, 2), (0, 0), (1, 0))]
-    assert ratios == [0.5, 0.0, 0.0, math.inf]
+    ratios = [Reading("mean", away, radius).ratio for away, radius in ((1, 2), (0, 2), (0, 0), (1, 0), (1, 0.5))]
+    assert ratios == [0.5, 0.0, 0.0, math.inf, 2.0]
     assert Reading("mean", 1.0, 1.0).inside
     assert not Reading("mean", 1.0, 0.9).inside
 
@@ -368,8 +368,8 @@ def test_a_rank_says_how_new_and_what_follows_is_newer():
 
 def test_what_is_taken_out_leaves_no_query_behind():
     router = Router([edit("a", [0, 0]), edit("b", [1, 0])])
-    assert [router.width(query) for query in router.queries()] == [2]
     router.remove("a")
+    assert [router.width(query) for query in router.queries()] == [2]
     assert ("a" in router, "b" in router, len(router.queries()), router.sites()) == (False, True, 1, ("3.mlp.out",))
     assert router.readings([1.0, 2.0], "b")[0][0].distance == 2.0
     router.remove("b")

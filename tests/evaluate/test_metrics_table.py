@@ -127,3 +127,11 @@ def test_metrics_are_those_of_the_cells_that_are_there_standard_ones_first():
     assert names[:6] == [*standard, "reliability_token", "text_generality_token"]
     assert [name for name in names[6:] if not name.startswith("odd_")] == []
     assert [m.name for m in metrics_of([("portability", "hop")])][-2:] == ["portability", "portability_token"]
+
+
+def test_the_seed_is_zero_unless_another_is_given():
+    cells = (("text", 2), ("image", 3), ("near_image", 5))
+    outcomes = [outcome(str(i), cell, bool(i % step), same=bool(i % step)) for i in range(30) for cell, step in cells]
+    records = [{"case": str(i), "edit": None, "outcomes": [o for o in outcomes if o.case == str(i)]} for i in range(30)]
+    assert estimates(outcomes)["HM"] == estimates(outcomes, seed=0)["HM"] != estimates(outcomes, seed=1)["HM"]
+    assert table(records)["HM"] == table(records, seed=0)["HM"] != table(records, seed=1)["HM"]
