@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import InputError, MissingDataError
 from .benchmark_files import (
@@ -230,9 +230,19 @@ def _list(json: bool) -> None:
     console().print(table)
 
 
+SIDE_BY_SIDE = 7
+"""Most rows of an ablation that are printed as columns."""
+
+
 def _show(rows: list[dict[str, Any]], title: str, most: int = 24) -> None:
-    """The rows without their intervals, which are in the CSV."""
+    """The rows without their intervals, which are in the CSV; few rows with many figures stand side by side."""
     names = [name for name in dict.fromkeys(n for row in rows for n in row) if not name.endswith(("_low", "_high"))]
+    if len(names) > SIDE_BY_SIDE >= len(rows):
+        beside = Table(Column(names[0], no_wrap=True), *(_cell(row.get(names[0])) for row in rows), title=title)
+        for name in names[1:]:
+            beside.add_row(name, *(_cell(row.get(name)) for row in rows))
+        console().print(beside)
+        return
     table = Table(*names, title=title)
     for row in rows[:most]:
         table.add_row(*(_cell(row.get(name)) for name in names))
