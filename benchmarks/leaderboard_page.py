@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from vledit.data.devqa import LOCALITY_CELLS
 from vledit.errors import InputError
 from vledit.evaluate.alpha import anchors_of, curve
 from vledit.evaluate.compare import compare
-from vledit.evaluate.metrics import Estimate, by_after, by_variant, last, table
+from vledit.evaluate.metrics import Estimate, at_alpha, by_after, by_variant, last, table
+from vledit.evaluate.outcomes import Outcome
 from vledit.evaluate.results import read_results
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -96,18 +98,28 @@ ALPHAS: dict[str, float] = {}
 """Editor → the α that its radii are made with, in place of its own."""
 
 
+@cache
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, which several tables ask for."""
+    return read_results(path)[1]
+
+
+@cache
 def records_of(path: Path) -> list[dict[str, Any]]:
     """The records after most edits, routed again where `RADII` or `ALPHAS` says so."""
-    found = []
-    rows = last(read_results(path)[1])
-    for row in rows:
-        radius = RADII.get(row["variant"])
-        if (alpha := ALPHAS.get(row["variant"])) is not None:
-            ((positive, negative),) = anchors_of([row]).values()
-            radius = alpha * positive + (1 - alpha) * negative
-        outcomes = row["outcomes"] if radius is None else [one.with_radius(radius) for one in row["outcomes"]]
-        found.append({**row, "outcomes": outcomes})
-    return found
+    return [{**row, "outcomes": _routed(row)} for row in last(read(path))]
+
+
+def _routed(row: dict[str, Any]) -> list[Outcome]:
+    name, outcomes = row["variant"], row["outcomes"]
+    if name in ALPHAS:
+        return at_alpha(outcomes, anchors_of([row]), ALPHAS[name])
+    return [one.with_radius(RADII[name]) for one in outcomes] if name in RADII else outcomes
+
+
+def head(*columns: str) -> list[str]:
+    """The first two lines of a table."""
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
 def scores(files: Iterable[Path]) -> tuple[Scores, dict[str, int], dict[str, Path]]:
@@ -127,7 +139,7 @@ def rows_of(all_scores: Scores, counts: dict[str, int], columns: dict[str, str])
     """A table of editors down and metrics across."""
     if missing := [name for name in columns if not any(name in one for one in all_scores.values())]:
         raise InputError(f"table: no data for {', '.join(missing)}.")
-    lines = ["| editor | edits | " + " | ".join(columns.values()) + " |", "|---|---|" + "---|" * len(columns)]
+    lines = head("editor", "edits", *columns.values())
     for editor, row in all_scores.items():
         cells = [str(row[name]) if name in row else "–" for name in columns]
         lines.append(f"| `{editor}` | {counts[editor]} | " + " | ".join(cells) + " |")
@@ -136,7 +148,7 @@ def rows_of(all_scores: Scores, counts: dict[str, int], columns: dict[str, str])
 
 def cells_of(all_scores: Scores, kind: str) -> list[str]:
     """Editors down, De-VQA's cells across, without intervals."""
-    lines = ["| editor | " + " | ".join(LOCALITY_CELLS) + " |", "|---|" + "---|" * len(LOCALITY_CELLS)]
+    lines = head("editor", *LOCALITY_CELLS)
     for editor, row in all_scores.items():
         cells = [
             f"{100 * row[f'{cell}_{kind}'].mean:.0f}" if f"{cell}_{kind}" in row else "–" for cell in LOCALITY_CELLS
@@ -150,11 +162,15 @@ def pairs_of(where: dict[str, Path]) -> list[str]:
     known = [(first, second) for first, second in PAIRS if first in where and second in where]
     found = []
     for first, second in known:
-        sides = [(name, [row for row in records_of(where[name]) if row["variant"] == name]) for name in (first, second)]
-        by_metric = {one.metric: one for one in compare(*sides).differences}
+        left, right = (
+            (name, [row for row in records_of(where[name]) if row["variant"] == name]) for name in (first, second)
+        )
+        by_metric = {one.metric: one for one in compare(left, right).differences}
         found.append((by_metric["reliability"].n, by_metric))
-    head = [f"{second} less {first} ({count} edits)" for (first, second), (count, _) in zip(known, found, strict=True)]
-    lines = ["| metric | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
+    titles = [
+        f"{second} less {first} ({count} edits)" for (first, second), (count, _) in zip(known, found, strict=True)
+    ]
+    lines = head("metric", *titles)
     for metric, word in COMPARED.items():
         cells = []
         for _, by_metric in found:
@@ -170,12 +186,12 @@ def pairs_of(where: dict[str, Path]) -> list[str]:
 
 def alpha_of(path: Path, name: str) -> list[str]:
     """The α curve of the paper's scope: the same edits, routed again with other radii."""
-    rows = [row for row in read_results(path)[1] if row["variant"] == name]
+    rows = [row for row in read(path) if row["variant"] == name]
     if not anchors_of(rows):
         raise InputError(f"{path}: its entries have no radius that α decides.")
     words = {name: word for name, word in COMPARED.items() if name in ("text_generality", "image_generality", "HM")}
     words["near_image_preserved"] = "near pictures kept"
-    lines = ["| α | " + " | ".join(words.values()) + " |", "|---|" + "---|" * len(words)]
+    lines = head("α", *words.values())
     for value, row in curve(rows, [n / 10 for n in range(11)]).items():
         lines.append(f"| {value:g} | " + " | ".join(str(row[name]) for name in words) + " |")
     return lines
@@ -183,9 +199,9 @@ def alpha_of(path: Path, name: str) -> list[str]:
 
 def sequence_of(files: Sequence[Path]) -> list[str]:
     """Editors and the number of edits down, metrics across."""
-    lines = ["| editor | edits | " + " | ".join(SEQUENCE.values()) + " |", "|---|---|" + "---|" * len(SEQUENCE)]
+    lines = head("editor", "edits", *SEQUENCE.values())
     for path in files:
-        for name, rows in by_variant(read_results(path)[1]):
+        for name, rows in by_variant(read(path)):
             for count, some in by_after(rows).items():
                 row = table(some)
                 cells = [str(row[metric]) if metric in row else "–" for metric in SEQUENCE]

@@ -20,7 +20,7 @@ from ..vlm.acting import layers_acting
 from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
 from .retrieval_job import FittedJob
-from .training.cases import base_log_probs, order
+from .training.cases import base_log_probs
 from .training.losses import answer_loss, kl_from_base
 from .training.requests import Forced, Requests
 
@@ -109,12 +109,8 @@ class LiveEditJob(FittedJob[LiveEditFit, LiveEditNetwork]):
         return self.settings.routing_steps
 
     def light_losses(self, step: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The routing among edits drawn from a pool, which grows by `routing` edits a step, so that running the model up to the
-        site is spread over the first steps."""
-        size = self.settings.routing
-        pool = order(len(self), 0, self.settings.seed)[: size * (step + 1)]
-        numbers = draw.sample(pool, min(size, len(pool)))
-        read = [self._read(number) for number in numbers]
+        """The routing among `routing` edits (`drawn`)."""
+        read = [self._read(number) for number in self.drawn(self.settings.routing, step, draw)]
         inside, outside = [], []
         for place, (known, away) in enumerate(read):
             inside += [(place, one) for one in (known[0], *draw.sample(known[1:], min(1, len(known) - 1)))]

@@ -24,7 +24,7 @@ from .adversarial_fit import term_probes, usual_probes
 from .ft_v import forced_logits
 from .recipe import RecipeFit, RecipeNetwork, answer_words, fresh_network, scores
 from .retrieval_job import RetrievalJob
-from .training.cases import order, training_case
+from .training.cases import training_case
 from .training.losses import kl_from_base
 from .training.requests import Forced, Requests
 
@@ -76,11 +76,8 @@ class RecipeJob(RetrievalJob[RecipeFit, RecipeNetwork]):
         return self.settings.contrast_steps
 
     def light_losses(self, step: int, draw: random.Random) -> Mapping[str, Tensor]:
-        """The contrast over edits drawn from a pool, which grows by `contrast` edits a step, so that the reading of their
-        pictures is spread over the first steps."""
-        size = self.settings.contrast
-        pool = order(len(self), 0, self.settings.seed)[: size * (step + 1)]
-        return self._contrast(draw.sample(pool, min(size, len(pool))), draw)
+        """The contrast over `contrast` edits (`drawn`)."""
+        return self._contrast(self.drawn(self.settings.contrast, step, draw), draw)
 
     # --- what the model says with the embeddings --------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ..data.case import EditCase
 from .adversarial_fit import fitting_cases
 from .cited_cases import opened
 from .features import MEAN_OF, Features
+from .training.cases import order
 from .training.loop import settling
 from .training.settings import FitSettings
 
@@ -58,6 +59,12 @@ class FittedJob(Generic[S, N]):
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The terms of some edits, each with its weight."""
         raise NotImplementedError
+
+    def drawn(self, size: int, step: int, draw: random.Random) -> list[int]:
+        """Numbers of at most `size` edits from a pool, which grows by as many a step, so that reading them is spread over the
+        first steps."""
+        pool = order(len(self), 0, self.settings.seed)[: size * (step + 1)]
+        return draw.sample(pool, min(size, len(pool)))
 
 
 class RetrievalJob(FittedJob[S, N]):
