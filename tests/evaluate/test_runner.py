@@ -244,6 +244,22 @@ def test_sequential_scores_after_each_number_of_edits(vlm, tmp_path, monkeypatch
     assert newest["case-2"]
 
 
+def test_a_sequence_of_which_some_edits_are_scored_gives_what_the_whole_one_gives_for_them(vlm, tmp_path):
+    run(vlm, CASES, VARIANTS, tmp_path / "all.jsonl", Plan("sequential", at=(1, 3)))
+    run(vlm, CASES, VARIANTS, tmp_path / "some.jsonl", Plan("sequential", at=(1, 3), scored=1))
+    every, some = (content(tmp_path / f"{name}.jsonl")["records"] for name in ("all", "some"))
+    assert {(case, after) for _, case, after in some} == {(CASES[0].id, 1), (CASES[1].id, 3)}
+    assert some.items() <= every.items()
+    bases = [json.loads(line) for line in (tmp_path / "some.jsonl").read_text().splitlines()]
+    assert [line["base"] for line in bases if "base" in line] == [CASES[0].id, CASES[1].id]  # nobody else is asked
+
+
+def test_the_scored_edits_are_spread_over_the_sequence():
+    assert Plan("sequential", scored=4).places(8) == (1, 3, 5, 7)
+    assert Plan("sequential", scored=3).places(200) == (33, 100, 166)
+    assert Plan("sequential", scored=9).places(2) == Plan("sequential").places(2) == (0, 1)
+
+
 def test_sequential_equals_asking_the_model_that_holds_all_edits(vlm, tmp_path):
     from vledit.editors.edited_model import EditedModel
     from vledit.evaluate.case_trunks import MAX_NEW_TOKENS
@@ -301,6 +317,8 @@ def test_an_interrupted_sequence_is_made_again_and_says_where_it_differs(vlm, tm
         ({"protocol": "sequential", "at": (2, 1)}, "ascending"),
         ({"protocol": "batch", "batch_size": 0}, "batch-size"),
         ({"texts": -1}, "texts"),
+        ({"protocol": "sequential", "scored": -1}, "score: -1"),
+        ({"scored": 5}, "sequential protocol"),
     ],
 )
 def test_unfit_plans(settings, words):

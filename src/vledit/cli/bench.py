@@ -94,6 +94,12 @@ def bench(
             help="sequential: numbers of edits after which to score, e.g. 1,10,50,200; by default only after all."
         ),
     ] = "",
+    score: Annotated[
+        int,
+        typer.Option(
+            help="sequential: at each number of edits, ask the questions of this many of them, spread evenly; 0: of all."
+        ),
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="batch: edits made at once.")] = 10,
     exact_only: Annotated[
         bool, typer.Option("--exact-only", help="Leave out token-level scores, which need a second pass.")
@@ -135,7 +141,7 @@ def bench(
     from ..evaluate.plan import Plan
     from ..evaluate.results import read_results
 
-    plan = Plan(protocol, _numbers(at), batch_size, not exact_only, texts)
+    plan = Plan(protocol, _numbers(at), batch_size, not exact_only, texts, scored=score)
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
     from ..paths import output_file

@@ -20,6 +20,8 @@ class Plan:
     Args:
         protocol: "single", "sequential" or "batch".
         at: sequential: after which numbers of edits to score; empty: after all of them.
+        scored: sequential: of at most how many edits to ask the questions at each point, spread evenly over those made;
+            0: of all.  With two hundred edits, asking everything takes far longer than editing.
         batch_size: batch: how many edits are given at once; each batch begins with the base.
         tokens: run the scores by token as well (a second pass for every locality probe).
         texts: of how many cases, spread evenly, to generate the free text.
@@ -32,6 +34,7 @@ class Plan:
     tokens: bool = True
     texts: int = 0
     seed: int = 0
+    scored: int = 0
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -40,6 +43,10 @@ class Plan:
             raise InputError("at: only the sequential protocol is scored after several numbers of edits.")
         if list(self.at) != sorted(set(self.at)) or any(n < 1 for n in self.at):
             raise InputError(f"at: {', '.join(map(str, self.at))} given; ascending numbers from 1 are expected.")
+        if self.scored < 0:
+            raise InputError(f"score: {self.scored} given; it must not be negative. 0 scores all edits.")
+        if self.scored and self.protocol != "sequential":
+            raise InputError("score: only the sequential protocol can score some of its edits; leave it out.")
         if self.batch_size < 1:
             raise InputError(f"batch-size: {self.batch_size} given; at least 1 is needed.")
         if self.texts < 0:
@@ -53,11 +60,17 @@ class Plan:
             raise InputError(f"at: {self.at[-1]} edits asked for, but there are {count} cases; give a larger --limit.")
         return self.at or (count,)
 
+    def places(self, point: int) -> tuple[int, ...]:
+        """Sequential: of the first `point` edits, the places of those that are scored after them, ascending."""
+        some = min(self.scored or point, point)
+        return tuple((2 * i + 1) * point // (2 * some) for i in range(some))
+
     def settings(self, count: int) -> dict[str, Any]:
         """Its part of the manifest; None is left out there."""
         return {
             "protocol": self.protocol,
             "at": list(self.points(count)) if self.protocol == "sequential" else None,
+            "scored": self.scored or None,
             "batch_size": self.batch_size if self.protocol == "batch" else None,
             "tokens": self.tokens,
             "texts": self.texts,
@@ -91,7 +104,7 @@ class Task:
 def keys(plan: Plan, cases: Sequence[EditCase], variant: str) -> Iterator[Key]:
     """Every record that a variant's run has."""
     for point in plan.points(len(cases)):
-        for case in cases[:point] if plan.protocol == "sequential" else cases:
+        for case in [cases[place] for place in plan.places(point)] if plan.protocol == "sequential" else cases:
             yield variant, case.id, point
 
 

@@ -150,12 +150,16 @@ class Worker:
     def _chain(self, task: Task, bases: set[str]) -> Iterator[Line]:
         """Edits of each variant made one after the other; scored at the points of the plan.
 
-        The base is asked about all cases before the first edit is made; what it gave is read from the disk when it is needed.
+        The base is asked about all cases that will be scored before the first edit is made; what it gave is read from the disk
+        when it is needed.
         """
         cases = [self.cases[place] for place in task.cases]
         points = self.plan.points(len(self.cases))
         self._kept = {}
-        for case in cases:
+        scored = {place for point in points for place in self.plan.places(point)}
+        for place, case in enumerate(cases):
+            if self.plan.protocol == "sequential" and place not in scored:
+                continue
             if case.id in bases and self.cache is not None:
                 continue
             prepared, lines = self._ready(case, bases)
@@ -176,16 +180,22 @@ class Worker:
                 yield from self._made_again(task, name, case, edit)
                 is_last = count == len(cases)
                 if self.plan.protocol == "sequential" and count in points:
-                    yield from self._score(task, chain, cases[:count], count, bases)
+                    yield from self._score(task, chain, cases, self.plan.places(count), count, bases)
                 elif self.plan.protocol == "batch" and is_last:
-                    yield from self._score(task, chain, cases, self.plan.batch_size, bases)
+                    yield from self._score(task, chain, cases, range(count), self.plan.batch_size, bases)
 
     def _score(
-        self, task: Task, chain: Chain, cases: Sequence[EditCase], after: int, bases: set[str]
+        self,
+        task: Task,
+        chain: Chain,
+        cases: Sequence[EditCase],
+        chosen: Sequence[int],
+        after: int,
+        bases: set[str],
     ) -> Iterator[Line]:
-        """All probes of these cases with the edits that the chain holds."""
+        """All probes of the chosen ones of the task's cases, given by their places there, with the edits that the chain holds."""
         name = chain.variant.name
-        for place, case in zip(task.cases, cases, strict=False):
+        for case, place in [(cases[one], task.cases[one]) for one in chosen]:
             if (name, case.id, after) in task.done:
                 continue
             prepared, lines = self._ready(case, bases, way_of(chain.variant))
