@@ -25,11 +25,13 @@ class PictureError(InputError):
 class UnknownNameError(InputError):
     """No such editor, model, site, data set or entry; the message suggests the near miss."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]):
+    def __init__(self, what: str, name: str, known: Iterable[str], more: int = 0):
+        """`more`: how many are known beside those in `known`, where these are too many to be listed."""
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        super().__init__(f"unknown {what} '{name}'.{hint} Known: {', '.join(known) or 'none'}.")
+        rest = f" and {more:,} more" if more else ""
+        super().__init__(f"unknown {what} '{name}'.{hint} Known: {', '.join(known) or 'none'}{rest}.")
 
 
 class UnfitModelError(InputError):

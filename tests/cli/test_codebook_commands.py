@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from vledit.cli.output import plain
+from vledit.codebook import Codebook
+from vledit.report.records import entry_record
 
 from .conftest import Cli
 
@@ -28,6 +34,32 @@ def test_list_shows_every_entry(book: Cli):
     shown = book("codebook", "list", FILE).out
     assert "1 active of 2" in shown
     assert "[b]" in shown  # what users type is not markup
+
+
+def test_a_list_reads_rows_alone_and_says_what_the_entries_say(book: Cli):
+    with Codebook.open(FILE) as opened:
+        expected = [json.loads(json.dumps(plain(entry_record(entry)))) for entry in opened.entries()]
+        opened.remove("two")
+        opened.restore("two")
+    found = book("codebook", "list", FILE, "--json")
+    assert found.json["entries"] == expected
+    assert found.out == json.dumps(found.json, ensure_ascii=False, indent=2) + "\n"
+    assert book("codebook", "list", FILE, "--json", "--limit", 1).json["entries"] == expected[1:]
+    some = book("codebook", "list", FILE, "-n", 1).out
+    assert "two" in some
+    assert "IBM" in some
+    assert "Dell" not in some
+    assert "newest 1 of 2" in some
+    assert "newest" not in book("codebook", "list", FILE, "-n", 0).out
+    assert book("codebook", "list", FILE, "-n", "-1").code == 2
+
+
+def test_a_row_that_is_not_what_was_written_is_refused(book: Cli):
+    with closing(sqlite3.connect(FILE)) as file, file:
+        file.execute("UPDATE entries SET answer = 'HP' WHERE id = 'two'")
+    found = book("codebook", "list", FILE)
+    assert found.code == 3
+    assert "'two' is damaged" in found.err
 
 
 def test_show_has_anchors_radius_and_history(book: Cli):

@@ -1,5 +1,6 @@
 """Large files open by what lies beside them: decisions and edits as without it, never anything that is out of date."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from vledit.codebook import Codebook
 from vledit.codebook import lazily as lazy_module
 from vledit.codebook import shelf as shelves
 from vledit.codebook.relation import Fact
-from vledit.errors import InputError
+from vledit.errors import InputError, UnknownNameError
 
 WIDTH, COUNT = 300, 60
 SHARED = span()
@@ -172,7 +173,7 @@ def cut_off(path):
 
 def newer_format(path):
     manifest = path.with_name("book.vledit.index") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    manifest.write_text(manifest.read_text().replace(f'"format": {shelves.FORMAT}', f'"format": {shelves.FORMAT + 1}'))
 
 
 @pytest.mark.parametrize("happens", [purge, another_file, older_copy, broken, cut_off, newer_format])
@@ -201,3 +202,137 @@ def test_an_interrupted_append_leaves_what_was_there(path, tmp_path, monkeypatch
     assert decided(path) == without_shelf(path, tmp_path)
     with Codebook.open(path) as book:
         assert len(book) == COUNT + 4
+
+
+def told(book) -> list:
+    return [(event.action, event.entry, event.detail) for event in book.history()]
+
+
+def test_entries_are_retired_removed_and_restored_as_in_memory_without_reading_the_file(path, tmp_path, monkeypatch):
+    """The reference goes through every entry; a random walk over both gives the same errors, statuses, events and decisions."""
+    memory = Codebook("model")
+    for number in range(COUNT):
+        memory.add(one(number))
+    memory.retire("e5")
+    with Codebook.open(path) as book:
+        monkeypatch.setattr("vledit.codebook.store.Store.read", None)
+        assert book._store is not None
+        book._store._db.execute("PRAGMA synchronous=OFF")  # only faster
+        draw, refused, added = np.random.default_rng(3), 0, COUNT
+        for _ in range(250):
+            some = [f"e{number}" for number in (*range(8), *range(COUNT, added))]
+            id, by = draw.choice(some, 2).tolist()
+            kind = draw.choice(["retire", "by", "remove", "restore", "restore", "add"])
+            happened = []
+            for one_of in (memory, book):
+                try:
+                    match kind:
+                        case "retire":
+                            one_of.retire(id)
+                        case "by":
+                            one_of.retire(id, by)
+                        case "add":  # takes the place of an entry if that is active
+                            new = replace(one(added), question=memory.get(id).question, answer=f"answer {added}")
+                            one_of.add(new, same_fact="record")
+                        case _:
+                            getattr(one_of, kind)(id)
+                    happened.append(None)
+                except InputError as error:
+                    happened.append(str(error))
+            assert happened[0] == happened[1]
+            refused += happened[0] is not None
+            added += kind == "add" and added < COUNT + 39
+            assert len(book) == len(memory)
+        assert book._lazily is not None
+        assert 30 < refused < 220
+        assert added > COUNT + 20
+        ids = [f"e{number}" for number in range(added)]
+        state = [(memory.get(id).status, memory.get(id).retired_by) for id in ids]
+        assert len({status for status, _ in state}) == 3
+        assert [(book.get(id).status, book.get(id).retired_by) for id in ids] == state
+        assert book.decide(QUERIES) == memory.decide(QUERIES)
+        assert told(book) == told(memory)
+        assert book.history("e1") == [event for event in book.history() if event.entry == "e1"]
+    with Codebook.open(path) as book:
+        assert book._lazily is not None
+        assert [(book.get(id).status, book.get(id).retired_by) for id in ids] == state
+        assert book.decide(QUERIES) == memory.decide(QUERIES)
+        monkeypatch.undo()
+        assert [entry.id for entry in book.active()] == [entry.id for entry in memory.active()]
+
+
+def test_an_entry_whose_change_another_one_continues_is_not_removed_alone(path):
+    with Codebook.open(path) as book:
+        for number in range(COUNT, COUNT + 4):
+            book.add(one(number, parent="e8"))
+        with pytest.raises(InputError, match="'e60' started"):
+            book.remove("e8")
+    with Codebook.open(path) as book:  # now these lie on the shelf
+        assert book._lazily is not None
+        assert not book._lazily.fresh
+        book.remove("e60")
+        with pytest.raises(InputError, match="'e61' started"):
+            book.remove("e8")
+        for id in ("e61", "e62", "e63", "e8"):
+            book.remove(id)
+        assert book._lazily is not None
+
+
+def test_a_failed_write_leaves_a_large_file_and_its_memory_as_they_were(path, monkeypatch):
+    with Codebook.open(path) as book:
+        expected, size = book.decide(QUERIES), len(book)
+        with monkeypatch.context() as patch:
+            patch.setattr("vledit.codebook.store.Store.log", lambda *_: (_ for _ in ()).throw(OSError("no more")))
+            for change in (lambda: book.remove("e3"), lambda: book.restore("e5"), lambda: book.retire("e4")):
+                with pytest.raises(OSError, match="no more"):
+                    change()
+        with contextlib.suppress(RuntimeError), book.batch():
+            book.remove("e3")
+            assert "e3" not in book
+            raise RuntimeError
+        assert [book.get(id).status for id in ("e3", "e4", "e5")] == ["active", "active", "retired"]
+        assert book.decide(QUERIES) == expected
+        assert len(book) == size
+
+
+def test_purging_makes_the_shelf_anew(path, tmp_path):
+    with Codebook.open(path) as book:
+        book.purge("e9")
+        assert not book.has("e9")
+        assert len(book) == COUNT - 2
+        assert told(book)[-1] == ("purged", "e9", "")
+    assert decided(path) == without_shelf(path, tmp_path)
+
+
+def test_an_unknown_name_is_answered_with_those_that_are_like_it(path):
+    with Codebook.open(path) as book:
+        for ask in (book.get, book.remove, book.restore, book.retire):
+            with pytest.raises(
+                UnknownNameError, match=r"unknown entry 'e33x'. Did you mean 'e33'\? Known: e33 and 59 more"
+            ):
+                ask("e33x")
+
+
+def test_a_request_without_a_key_has_the_newest_active_entry_as_its_nearest(path, tmp_path):
+    nothing = np.full((1, WIDTH), np.nan, np.float32)
+    with Codebook.open(path) as book:
+        assert book.decide(nothing)[0].nearest == "e59"
+        book.remove("e59")
+        assert book.decide(nothing)[0].nearest == "e58"
+        book.add(one(70))
+        assert book.decide(nothing)[0].nearest == "e70"
+        book.remove("e70")
+        assert book.decide(nothing)[0].nearest == "e58"
+    assert decided(path) == without_shelf(path, tmp_path)
+
+
+def test_every_entry_of_a_large_file_may_rest(path):
+    with Codebook.open(path) as book:
+        with book.batch():
+            for number in range(COUNT):
+                if number != 5:
+                    book.remove(f"e{number}")
+        assert len(book) == 0
+        assert book.decide(KEYS[:2])[0].nearest is None
+        book.restore("e3")
+        assert [one.nearest for one in book.decide(KEYS[:5])] == ["e3"] * 5

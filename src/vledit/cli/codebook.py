@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
-from ..report.records import entry_record
+from ..report.records import entry_record, row_record
 from .codebook_join import diff, merge
-from .output import Json, busy, console, emit, number, size, steps
+from .output import Json, busy, console, emit, emit_long, number, size, steps
 from .session import existing
 
 if TYPE_CHECKING:
     from ..codebook import Codebook, Entry
+    from ..codebook.store import Store
 
 File = Annotated[Path, typer.Argument(help="The codebook file.")]
 Id = Annotated[str, typer.Argument(help="Id of the edit; `vledit codebook list` shows it.")]
+LISTED = 1_000
+"""Entries that a table shows unless more are asked for."""
 STYLES = {"active": "green", "retired": "yellow", "removed": "dim"}
 
 
@@ -38,47 +42,70 @@ def _open(file: Path, readonly: bool = True) -> Codebook:
     return Codebook.open(existing(file, "codebook"), readonly=readonly)
 
 
-def list_(file: File, json: Json = False) -> None:
+def _stored(file: Path) -> AbstractContextManager[Store]:
+    """The file itself, of which only what is asked for is read."""
+    from ..codebook.store import Store
+
+    return closing(Store(existing(file, "codebook"), readonly=True))
+
+
+def list_(
+    file: File,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-n",
+            min=0,
+            help=f"List only so many, the newest; 0 for all. [default: {LISTED:,}; with --json all]",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """List the edits, oldest first."""
-    with _open(file) as book:
-        with busy("reading entries …"):
-            entries = book.entries()
+    wanted = (None if json else LISTED) if limit is None else limit or None
+    with _stored(file) as store, busy("reading entries …"):
         if json:
-            emit({"model": book.model_name, "fingerprint": book.fingerprint, "entries": [*map(entry_record, entries)]})
+            head = {"model": store.model_name, "fingerprint": store.fingerprint}
+            emit_long(head, "entries", map(row_record, store.rows(wanted)))
             return
-        table = Table(title=f"{escape(str(file))}: {len(book)} active of {len(entries)}, for {escape(book.model_name)}")
-        for name in ("id", "status", "question", "answer"):
-            table.add_column(name, overflow="fold")
-        for name in ("radius", "bytes"):
-            table.add_column(name, justify="right")
-        for entry in entries:
-            table.add_row(
-                entry.id,
-                f"[{STYLES[entry.status]}]{entry.status}[/]",
-                escape(entry.question),
-                escape(entry.answer),
-                number(entry.radius),
-                size(entry.nbytes),
-            )
-        console().print(table)
+        counts, rows = store.statuses(), [*map(row_record, store.rows(wanted))]
+    of = sum(counts.values())
+    table = Table(title=f"{escape(str(file))}: {counts['active']} active of {of}, for {escape(store.model_name)}")
+    for name in ("id", "status", "question", "answer"):
+        table.add_column(name, overflow="fold")
+    for name in ("radius", "bytes"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["id"],
+            f"[{STYLES[row['status']]}]{row['status']}[/]",
+            escape(row["question"]),
+            escape(row["answer"]),
+            number(row["scopes"][0]["radius"]),
+            size(row["bytes"]),
+        )
+    console().print(table)
+    if len(rows) < of:
+        console().print(f"the newest {len(rows):,} of {of:,} entries; --limit 0 lists all", markup=False, style="dim")
 
 
 def show(file: File, id: Id, json: Json = False) -> None:
     """Show one edit: its scope, what the radius was measured with, and its history."""
-    with _open(file) as book:
-        entry = book.get(id)
-        events = [event._asdict() for event in book.history() if event.entry == id]
-        if json:
-            emit({**entry_record(entry), "history": events})
-            return
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="dim")
-        table.add_column(overflow="fold")
-        for name, value in facts(entry).items():
-            table.add_row(name, escape(value))
-        for event in events:
-            table.add_row(event["action"], escape(f"{event['time'][:19]}  {event['detail']}"))
-        console().print(table)
+    with _stored(file) as store:
+        _, entry = store.get(id)
+        events = [event._asdict() for event in store.events(id)]
+    if json:
+        emit({**entry_record(entry), "history": events})
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts(entry).items():
+        table.add_row(name, escape(value))
+    for event in events:
+        table.add_row(event["action"], escape(f"{event['time'][:19]}  {event['detail']}"))
+    console().print(table)
 
 
 def facts(entry: Entry) -> dict[str, str]:
@@ -110,7 +137,7 @@ def facts(entry: Entry) -> dict[str, str]:
 def remove(file: File, id: Id, json: Json = False) -> None:
     """Remove an edit. The edit that it had replaced, if any, becomes active again."""
     with _open(file, readonly=False) as book:
-        with busy("removing …"):  # of a large file, all entries are read
+        with busy("removing …"):  # a large file without its index gets it now
             entry = book.remove(id)
         _changed(entry, "removed", json)
 
@@ -165,8 +192,8 @@ def export(
 
 def history(file: File, json: Json = False) -> None:
     """Show the history of the codebook, oldest first."""
-    with _open(file) as book, busy("reading the history …"):
-        events = book.history()
+    with _stored(file) as store, busy("reading the history …"):
+        events = store.events()
     if json:
         emit([event._asdict() for event in events])
         return

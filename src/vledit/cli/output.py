@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,18 @@ def wants_json(ctx: Any) -> bool:
 def emit(value: Any) -> None:
     """Writes `value` to stdout as JSON; numbers that JSON has no word for (inf, nan) become null."""
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def emit_long(head: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
+    """As `emit` of `head` with `name`: [*items] at its end, written item by item."""
+    start = json.dumps(plain(head), ensure_ascii=False, indent=2, allow_nan=False).removesuffix("\n}")
+    sys.stdout.write(f"{start},\n  {json.dumps(name)}: [")
+    between = ""
+    for item in items:
+        text = json.dumps(plain(item), ensure_ascii=False, indent=2, allow_nan=False)
+        sys.stdout.write(f"{between}\n    " + text.replace("\n", "\n    "))
+        between = ","
+    sys.stdout.write(("\n  ]" if between else "]") + "\n}\n")
 
 
 def plain(value: Any) -> Any:

@@ -228,7 +228,9 @@ class Codebook(Contents):
                     raise InputError(f"Entry.status: a new entry must be active, not {entry.status}.")
                 if not replaced and entry.retired_by is None:
                     return self._append(entry)
-                draft = Draft(dict(self._entries), "added", entry.id)
+                if self._lazily is not None and not self._lazily.fits(entry):
+                    self._load(whole=True)
+                draft = Draft(self._family(*replaced), "added", entry.id)
                 draft.added = draft.entries[entry.id] = entry
                 draft.detail = entry.title()
                 for id in replaced:
@@ -253,7 +255,8 @@ class Codebook(Contents):
 
         Raises: UnknownNameError; InputError if it is not active, or if `by` is removed or was itself retired by it.
         """
-        with self._draft("retired", id, f"by '{by}'" if by else "by hand") as draft:
+        others = () if by is None or by == BY_HAND else (by,)
+        with self._draft("retired", id, f"by '{by}'" if by else "by hand", *others) as draft:
             retire(draft, id, BY_HAND if by is None else by)
         return self.get(id)
 
@@ -266,13 +269,10 @@ class Codebook(Contents):
             entry = find(draft.entries, id)
             if entry.status == "removed":
                 raise InputError(f"entry '{id}' is removed already; `restore` brings it back, `purge` deletes it.")
-            children = [
-                other.id for other in draft.entries.values() if other.parent == id and other.status != "removed"
-            ]
-            if children:
+            if (child := self._continued(id)) is not None:
                 raise InputError(
-                    f"entry '{id}' cannot be removed alone: the change of '{children[0]}' started from its change and holds "
-                    f"it. Remove '{children[0]}' first."
+                    f"entry '{id}' cannot be removed alone: the change of '{child}' started from its change and holds "
+                    f"it. Remove '{child}' first."
                 )
             draft.entries[id] = entry.with_status("removed", entry.retired_by)
         return self.get(id)

@@ -18,9 +18,10 @@ from .draft import Draft, find, settle
 from .entry import Entry, now
 from .facts import FactIndex
 from .lazily import Lazily
+from .reading import Event
 from .relation import Fact
 from .router import Router
-from .store import Event, Store
+from .store import Store
 
 
 class Contents:
@@ -80,9 +81,7 @@ class Contents:
 
     def get(self, id: str) -> Entry:
         """Return the entry, whatever its status.  Raises: UnknownNameError."""
-        if self._lazily is not None and (placed := self._lazily.placed(id)) is not None:
-            return placed[1]
-        return find(self._entries, id)
+        return find(self._all, id) if self._lazily is None else self._lazily.get(id)[1]
 
     def entries(self) -> list[Entry]:
         """Return all entries, also retired and removed ones, oldest first."""
@@ -92,11 +91,11 @@ class Contents:
         """Return the entries that requests are routed to, oldest first."""
         return [entry for entry in self._entries.values() if entry.status == "active"]
 
-    def history(self) -> list[Event]:
-        """Return what was done, oldest first."""
+    def history(self, id: str | None = None) -> list[Event]:
+        """Return what was done, oldest first; with `id` only what was done to that entry."""
         if self._lazily is not None:
-            self._load(whole=True)
-        return list(self._events)
+            return self._lazily.store.events(id)
+        return [event for event in self._events if id is None or event.entry == id]
 
     def _alike(self, fact: Fact) -> list[Entry]:
         """Active entries that may hold the same fact."""
@@ -172,15 +171,28 @@ class Contents:
                 change()
 
     @contextlib.contextmanager
-    def _draft(self, action: str, id: str, detail: str = "") -> Iterator[Draft]:
-        """Write what the block makes of the draft, then take it over; on any error nothing has changed."""
+    def _draft(self, action: str, id: str, detail: str = "", *others: str) -> Iterator[Draft]:
+        """Write what the block makes of the draft, then take it over; on any error nothing has changed.
+
+        The draft holds at least the entries that a change of `id`, or of `others`, concerns.
+        """
         with self._writing():
-            draft = Draft(dict(self._entries), action, id, detail)
+            draft = Draft(self._family(id, *others), action, id, detail)
             yield draft
             self._finish(draft)
 
+    def _family(self, *ids: str) -> dict[str, Entry]:
+        """Entries that a change of these concerns: of a large file only those, else all."""
+        return dict(self._all) if self._lazily is None else self._lazily.family(*ids)
+
+    def _continued(self, id: str) -> str | None:
+        """An entry, not removed, whose change started from that of `id`."""
+        if self._lazily is not None:
+            return self._lazily.continued(id)
+        return next((one.id for one in self._all.values() if one.parent == id and one.status != "removed"), None)
+
     def _finish(self, draft: Draft) -> None:
-        changed = settle(draft, self._entries)
+        changed = settle(draft)
         for entry in changed if draft.added is None else [*changed, draft.added]:
             if entry.status == "active" and entry.id not in self.router:
                 self.router.check(entry)
@@ -202,6 +214,9 @@ class Contents:
         return order
 
     def _adopt(self, draft: Draft, changed: Iterable[Entry], order: int) -> None:
+        if self._lazily is not None:
+            self._adopt_lazily(self._lazily, draft, changed, order)
+            return
         if draft.added is not None:
             self._orders[draft.id] = self._last = order
         if draft.purged:
@@ -218,6 +233,22 @@ class Contents:
             if entry.status == "active":
                 self.router.add(entry, self._orders[entry.id])
         self._look_up()
+
+    def _adopt_lazily(self, lazily: Lazily, draft: Draft, changed: Iterable[Entry], order: int) -> None:
+        if draft.purged:  # what lies beside the file does not fit it any more
+            self._load(whole=True)
+            return
+        for entry in changed:
+            if entry.id in self.router:
+                self.router.remove(entry.id)
+        lazily.changed(changed)
+        for entry in changed:
+            if entry.status == "active":
+                self.router.add(entry, lazily.get(entry.id)[0])
+        if draft.added is not None:
+            lazily.added(order, draft.entries[draft.id])
+            self._last = order
+            self.router.add(draft.entries[draft.id], order)
 
     def _look_up(self) -> None:
         """Make anew what is looked up: facts of active entries, and who took whose place."""

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError, UnknownNameError
 from .entry import BY_HAND, Entry, now
-from .store import Event
+from .reading import Event
 
 
 @dataclass
 class Draft:
-    """A change: the entries after it, and what is written to the history."""
+    """A change: the entries after it, and what is written to the history.
+
+    Args:
+        entries: at first as they are before the change: all, or those that it concerns.
+    Attributes:
+        before: the entries as they were.
+    """
 
     entries: dict[str, Entry]
     action: str
@@ -26,6 +32,10 @@ class Draft:
     added: Entry | None = None
     purged: bool = False
     events: list[Event] = field(default_factory=list)
+    before: Mapping[str, Entry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = dict(self.entries)
 
 
 def find(entries: Mapping[str, Entry], id: str) -> Entry:
@@ -53,8 +63,9 @@ def retire(draft: Draft, id: str, by: str) -> None:
     draft.entries[id] = entry.with_status("retired", by)
 
 
-def settle(draft: Draft, before: Mapping[str, Entry]) -> list[Entry]:
-    """Set who is retired after the change and log it; returns the entries that differ from `before`."""
+def settle(draft: Draft) -> list[Entry]:
+    """Set who is retired after the change and log it; returns the entries that differ from those before."""
+    before = draft.before
     for entry in list(draft.entries.values()):
         if entry.status == "retired" or (entry.retired_by is not None and entry.status != "removed"):
             status = "retired" if _stands(draft.entries, entry) else "active"

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from .entry import Entry
+from .reading import Event
 from .record import Progress, pack, reads_elsewhere
-from .store import SCHEMA, Event
+from .store import SCHEMA
 
 
 def as_json(

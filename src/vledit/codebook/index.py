@@ -10,7 +10,7 @@ bits are those of a full search, whatever the batch.  No approximate index is ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -80,6 +80,14 @@ class KeyIndex:
         self._alive[slot] = False
         if self._used > 64 and len(self._slots) * 2 < self._used:
             self._compact()
+
+    def newest(self, exclude: Collection[str] = ()) -> tuple[int, str] | None:
+        """Return (rank, handle) of the key with the highest rank; None where there is none."""
+        alive = np.flatnonzero(self._alive[: self._used])
+        for slot in alive[np.argsort(-self._ranks[alive], kind="stable")].tolist():
+            if (handle := self._handle(slot)) not in exclude:
+                return int(self._ranks[slot]), handle
+        return None
 
     def nearest(
         self,
@@ -232,17 +240,24 @@ class ShelvedIndex(KeyIndex):
     Args:
         arrays: "keys" (n, D), "short" forms, their lengths "norms" (n,) and "ranks" (n,), which ascend.
         gone: ranks of keys that do not count.
-        handle: from a rank to its handle.
+        handle, rank: from a rank to its handle, and from a handle to its rank.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], sketch: Sketch, gone: list[int], handle: Callable[[int], str]):
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        sketch: Sketch,
+        gone: Collection[int],
+        handle: Callable[[int], str],
+        rank: Callable[[str], int],
+    ):
         super().__init__(arrays["keys"].shape[1], sketch.kind)
         self._keys, self._ranks = arrays["keys"], arrays["ranks"]
         self._short, self._norms = arrays["short"], np.array(arrays["norms"])
         self._alive = np.ones(len(self._keys), dtype=bool)
-        self._alive[np.searchsorted(self._ranks, gone)] = False
+        self._alive[np.searchsorted(self._ranks, sorted(gone))] = False
         self._sketch, self._sketched_for, self._done = sketch, len(self._keys), len(self._keys)
-        self._named, self._fresh = handle, KeyIndex(self.width, self.kind)
+        self._named, self._rank, self._fresh = handle, rank, KeyIndex(self.width, self.kind)
         self._count = int(self._alive.sum())
 
     def __len__(self) -> int:
@@ -256,12 +271,27 @@ class ShelvedIndex(KeyIndex):
         return self._named(int(self._ranks[slot]))
 
     def add(self, handle: str, key: np.ndarray, rank: int) -> None:
-        """As `KeyIndex.add`; `rank` is higher than all on the shelf."""
-        self._fresh.add(handle, key, rank)
+        """As `KeyIndex.add`; a key on the shelf counts again, others have a higher rank than all on it."""
+        if rank > self._ranks[-1]:
+            self._fresh.add(handle, key, rank)
+        else:
+            self._set(rank, True)
 
     def remove(self, handle: str) -> None:
-        """Only what came since can be taken out again."""
-        self._fresh.remove(handle)
+        """As `KeyIndex.remove`; a key on the shelf stays there and does not count any more."""
+        rank = self._rank(handle)
+        if rank > self._ranks[-1]:
+            self._fresh.remove(handle)
+        else:
+            self._set(rank, False)
+
+    def newest(self, exclude: Collection[str] = ()) -> tuple[int, str] | None:
+        return self._fresh.newest(exclude) or super().newest(exclude)
+
+    def _set(self, rank: int, alive: bool) -> None:
+        slot = int(np.searchsorted(self._ranks, rank))
+        self._count += int(alive) - int(self._alive[slot])
+        self._alive[slot] = alive
 
     def nearest(
         self,

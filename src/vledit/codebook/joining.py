@@ -16,9 +16,9 @@ from .draft import Draft, settle
 from .entry import Entry, now
 from .facts import FactIndex
 from .publish import write_whole
+from .reading import Event
 from .record import Progress
 from .relation import Fact
-from .store import Event
 
 PREFER = ("first", "second", "newest")
 
@@ -116,7 +116,7 @@ def join(first: Codebook, second: Codebook, prefer: str | None = None) -> Joined
     events = _history(first, second, names)
     _decide(made, entries, rivals, names, prefer, events)
     draft = Draft(entries, "merged", "")
-    settle(draft, dict(entries))
+    settle(draft)
     made.entries = sorted(draft.entries.values(), key=lambda entry: entry.created)
     note = f"{len(made.added)} entries of the second codebook, {len(shared)} that are in both"
     made.events = [*events, Event(now(), "merged", "", note)]

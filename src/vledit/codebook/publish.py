@@ -12,8 +12,9 @@ from pathlib import Path
 from ..errors import CodebookError
 from ..paths import reason
 from .entry import Entry, now
+from .reading import Event, advice
 from .record import Progress
-from .store import APPLICATION_ID, Event, Store, advice
+from .store import APPLICATION_ID, Store
 
 _TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -103,6 +103,13 @@ def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]
     return row, parts
 
 
+def checked_row(row: Row, digest: bytes) -> Row:
+    """Return the row if it is what was written, else raise CodebookError."""
+    if row.digest() != digest:
+        raise CodebookError(f"entry '{row.id}' is damaged: its digest does not fit.")
+    return row
+
+
 def unpack(
     row: Row, digest: bytes, keys: Mapping[str, bytes], loader: Callable[[Mapping[str, Any]], Transformation]
 ) -> Entry:
@@ -110,8 +117,7 @@ def unpack(
 
     Raises: CodebookError where the row, or the bytes of a key, are not those that were written.
     """
-    if row.digest() != digest:
-        raise CodebookError(f"entry '{row.id}' is damaged: its digest does not fit.")
+    checked_row(row, digest)
     try:
         record = json.loads(row.record)
         scopes = tuple(

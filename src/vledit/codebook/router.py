@@ -235,8 +235,8 @@ class Router:
         return None if id is None else self._found(id, asked, row)
 
     def _newest(self, group: tuple[Query, str], exclude: Collection[str]) -> str | None:
-        members = ((rank, id) for id, (entry, rank) in self._entries.items() if _group(entry) == group)
-        return max((member for member in members if member[1] not in exclude), default=(0, None))[1]
+        found = self._groups[group].newest(exclude)
+        return None if found is None else found[1]
 
     def _found(self, id: str, asked: Mapping[Query, np.ndarray], row: int) -> _Found:
         entry, rank = self._entries[id]

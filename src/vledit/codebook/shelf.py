@@ -35,7 +35,8 @@ LARGE = 5_000
 """Files with as many entries get a shelf."""
 MOST_SINCE = 65_536
 """Behind so many entries that came since, a shelf is made anew."""
-FORMAT = 1
+FORMAT = 2
+"""The first knew no entries whose change started from another's."""
 MANIFEST = "manifest.json"
 _ARRAYS = {"keys": "<f4", "short": "<f4", "norms": "<f8", "ranks": "<i8"}
 
@@ -93,11 +94,15 @@ class Shelf:
 
     def asked(self, fact: Fact) -> list[int]:
         """Orders of entries that may ask the same as `fact`."""
-        found: dict[int, None] = {}
-        for place in places(fact):
-            for (order,) in self._facts.execute("SELECT entry FROM facts WHERE place = ?", (_short(place),)):
-                found[order] = None
-        return sorted(found)
+        return sorted({order for place in places(fact) for order in self._at(place)})
+
+    def continued(self, id: str) -> list[int]:
+        """Orders of entries whose change started from that of the entry `id`."""
+        return self._at(_continuing(id))
+
+    def _at(self, place: tuple[Any, ...]) -> list[int]:
+        found = self._facts.execute("SELECT entry FROM facts WHERE place = ? ORDER BY entry", (_short(place),))
+        return [order for (order,) in found]
 
 
 def opened(store: Store) -> Shelf | None:
@@ -214,6 +219,13 @@ def _rows(ordered: Iterable[tuple[int, Entry]]) -> Iterator[tuple[bytes, int]]:
     for order, entry in ordered:
         for place in places(Fact.of(entry)):
             yield _short(place), order
+        if entry.parent is not None:
+            yield _short(_continuing(entry.parent)), order
+
+
+def _continuing(id: str) -> tuple[Any, ...]:
+    """Where entries are found whose change started from that of `id`; no picture and wording are three."""
+    return "continues", id, ""
 
 
 def _short(place: tuple[Any, ...]) -> bytes:

@@ -14,13 +14,13 @@ import sqlite3
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..errors import CodebookError, InputError, ModelMismatchError
 from .entry import Entry, Transformation
-from .record import Progress, Row, check_dtype, pack, reads_elsewhere, transformation_of, unpack
+from .reading import ADVICE, COLUMNS, Event, Reading, integrity
+from .record import Progress, Row, check_dtype, pack, reads_elsewhere, unpack
 
 APPLICATION_ID = 0x564C4564
 """'VLEd' in the header of the file."""
@@ -29,8 +29,6 @@ SCHEMA = 2
 at: a VLEdit that knows the first alone would look for them at the wrong one."""
 _CHECKED_WHOLE = 64 << 20
 """Files up to this many bytes are checked page by page when they are opened; larger ones by `verify`."""
-_KEPT = 512 << 20
-"""Bytes of transformations that stay in memory once they were read."""
 _SETTINGS = (
     "synchronous=EXTRA",
     "foreign_keys=ON",
@@ -43,19 +41,9 @@ EASED = (
     "CREATE INDEX IF NOT EXISTS entries_followed ON entries(retired_by) WHERE retired_by IS NOT NULL",
 )
 """Indexes of large files; other versions of VLEdit keep them up without knowing of them."""
-_COLUMNS = "id, question, answer, site, status, retired_by, record, thumbnail"
 
 
-class Event(NamedTuple):
-    """One line of a codebook's history: "added", "retired", "removed", "restored" or "purged"."""
-
-    time: str
-    action: str
-    entry: str
-    detail: str = ""
-
-
-class Store:
+class Store(Reading):
     """The open file.
 
     Args:
@@ -113,90 +101,11 @@ class Store:
                 f"'{model_name or 'the loaded one'}' ({fingerprint}): load that model, or make the edits again."
             )
 
-    def read(self) -> tuple[list[tuple[int, Entry]], list[Event]]:
-        """Return (order, entry) of all entries, oldest first, and all events; keys are checked, the rest stays lazy."""
-        with self._guard("read"), self._snapshot():
-            entries = [placed for some in self.each() for placed in some]
-            events = [
-                Event(*row) for row in self._db.execute("SELECT time, action, entry, detail FROM events ORDER BY seq")
-            ]
-            self._version = self._data_version()
-        return entries, events
-
-    def each(self, after: int = 0, size: int = 4096) -> Iterator[list[tuple[int, Entry]]]:
-        """Yield (order, entry) of all entries above an order, oldest first, so many at a time."""
-        while True:
-            with self._guard("read"), self._snapshot():
-                rows = self._db.execute(
-                    f"SELECT seq, digest, {_COLUMNS} FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (after, size)
-                ).fetchall()
-                if not rows:
-                    return
-                first, after = rows[0][0], rows[-1][0]
-                keys: dict[int, dict[str, bytes]] = {}
-                parts = "SELECT entry, part, data FROM tensors WHERE entry BETWEEN ? AND ? AND part GLOB 'key/*'"
-                for seq, part, data in self._db.execute(parts, (first, after)):
-                    keys.setdefault(seq, {})[part] = data
-                found = []
-                for seq, digest, *columns in rows:
-                    row = Row(*columns)
-                    found.append((seq, unpack(row, digest, keys.get(seq, {}), self._loader(seq, row.id))))
-            yield found
-
-    def count(self, after: int = 0) -> int:
-        """Number of entries, whatever their status; of those with an order above `after`."""
-        query = "SELECT count(*) FROM entries" + (" WHERE seq > ?" if after else "")
-        with self._lock, self._guard("read"):
-            return self._db.execute(query, (after,) if after else ()).fetchone()[0]
-
-    def digest(self, seq: int) -> bytes:
-        """Digest of the entry of this order; b"" where there is none."""
-        with self._lock, self._guard("read"):
-            found = self._db.execute("SELECT digest FROM entries WHERE seq = ?", (seq,)).fetchone()
-        return b"" if found is None else found[0]
-
-    def inactive(self, until: int) -> list[int]:
-        """Orders, up to `until`, of entries that are retired or removed."""
-        with self._lock, self._guard("read"):
-            query = "SELECT seq FROM entries WHERE status != 'active' AND seq <= ? ORDER BY seq"
-            return [seq for (seq,) in self._db.execute(query, (until,))]
-
-    def find(self, where: str, value: Any) -> list[tuple[int, Entry]]:
-        """(order, entry) of entries by "id" or "retired_by", oldest first."""
-        clause = {"id": "id = ?", "retired_by": "retired_by = ?"}[where]
-        found = []
-        with self._guard("read"), self._snapshot():
-            rows = self._db.execute(
-                f"SELECT seq, digest, {_COLUMNS} FROM entries WHERE {clause} ORDER BY seq", (value,)
-            )
-            for seq, digest, *columns in rows.fetchall():
-                keys = dict(
-                    self._db.execute("SELECT part, data FROM tensors WHERE entry = ? AND part GLOB 'key/*'", (seq,))
-                )
-                row = Row(*columns)
-                found.append((seq, unpack(row, digest, keys, self._loader(seq, row.id))))
-        return found
-
-    def id_of(self, seq: int) -> str:
-        """Id of the entry of this order."""
-        with self._lock, self._guard("read"):
-            return self._db.execute("SELECT id FROM entries WHERE seq = ?", (seq,)).fetchone()[0]
-
     def ease(self) -> None:
         """Makes the indexes by which large files are asked for what is not active; nothing happens where they are there."""
         with self.transaction():
             for statement in EASED:
                 self._db.execute(statement)
-
-    def seen(self) -> None:
-        """What the file holds now has been taken in, see `changed`."""
-        with self._lock, self._guard("read"):
-            self._version = self._data_version()
-
-    def changed(self) -> bool:
-        """Whether another connection has written since `read`."""
-        with self._lock, self._guard("read"):
-            return self._data_version() != self._version
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -225,7 +134,7 @@ class Store:
                 f"entry '{entry.id}': a tensor exceeds {largest} bytes; pass dtype='bfloat16' or use 'span'."
             )
         marks = ", ".join("?" * (len(row) + 1))
-        cursor = self._db.execute(f"INSERT INTO entries({_COLUMNS}, digest) VALUES ({marks})", (*row, row.digest()))
+        cursor = self._db.execute(f"INSERT INTO entries({COLUMNS}, digest) VALUES ({marks})", (*row, row.digest()))
         seq = cursor.lastrowid
         assert seq is not None
         self._db.executemany(
@@ -238,7 +147,7 @@ class Store:
 
     def set_status(self, entry: Entry) -> None:
         """Write the status and `retired_by` of `entry`.  Call within `transaction`."""
-        found = self._db.execute(f"SELECT digest, {_COLUMNS} FROM entries WHERE id = ?", (entry.id,)).fetchone()
+        found = self._db.execute(f"SELECT digest, {COLUMNS} FROM entries WHERE id = ?", (entry.id,)).fetchone()
         row = Row(*found[1:])
         if row.digest() != found[0]:  # a new digest would bless the damage
             raise CodebookError(f"entry '{entry.id}' is damaged: its digest does not fit. {ADVICE}")
@@ -260,7 +169,7 @@ class Store:
         """Check every page, row and tensor; returns the number of entries.  Raises: CodebookError."""
         seen = self._version
         with self._lock, self._guard("checked"), self._snapshot():
-            _integrity(self._db, "integrity_check")
+            integrity(self._db, "integrity_check")
             entries, _ = self.read()
             self._version = seen  # what others wrote is checked here, but the codebook has yet to take it in
             for done, (_, entry) in enumerate(entries, 1):
@@ -282,28 +191,6 @@ class Store:
             self._forget()
             self._db.close()
 
-    def _loader(self, seq: int, id: str):
-        def load(manifest: Mapping[str, Any]) -> Transformation:
-            with self._lock, self._guard("read"):
-                if seq in self._kept:
-                    self._kept.move_to_end(seq)
-                    return self._kept[seq]
-                rows = self._db.execute(
-                    "SELECT part, data FROM tensors WHERE entry = ? AND part GLOB 'transformation/*'", (seq,)
-                )
-                loaded = transformation_of(manifest, dict(rows.fetchall()), id)
-                self._kept[seq] = loaded
-                self._size += loaded.nbytes
-                while self._size > _KEPT and len(self._kept) > 1:
-                    self._size -= self._kept.popitem(last=False)[1].nbytes
-                return loaded
-
-        return load
-
-    def _forget(self) -> None:
-        self._kept.clear()
-        self._size = 0
-
     def _sweep(self) -> None:
         """Delete the empty journal of a writer that was killed before it had written anything.
 
@@ -319,22 +206,6 @@ class Store:
             finally:
                 self._db.execute("ROLLBACK")
         self._db.execute(f"PRAGMA busy_timeout = {waits}")
-
-    def _data_version(self) -> int:
-        return self._db.execute("PRAGMA data_version").fetchone()[0]
-
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """One state of the file for all reads inside; nothing to do within a transaction."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._db.execute("ROLLBACK")
 
     def _check_header(self) -> None:
         with self._snapshot():
@@ -353,45 +224,4 @@ class Store:
                     f"'{self.path}' is cut off at {self.path.stat().st_size} of {pages * page} bytes. {ADVICE}"
                 )
             if pages * page <= _CHECKED_WHOLE:
-                _integrity(self._db, "quick_check")
-
-    @contextlib.contextmanager
-    def _guard(self, doing: str) -> Iterator[None]:
-        """Turn SQLite's errors into ours, which say what to do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise CodebookError(advice(error, self.path, doing)) from error
-
-
-ADVICE = "Restore it from a copy; what is still readable, `sqlite3 FILE .recover` may save."
-
-
-def advice(error: sqlite3.Error, path: Path, doing: str) -> str:
-    """Return what happened and what to do about it, for a person."""
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    primary = code & 0xFF
-    start = f"'{path}' could not be {doing}: "
-    if code == sqlite3.SQLITE_READONLY_ROLLBACK or (doing == "opened" and primary == sqlite3.SQLITE_CANTOPEN):
-        return start + "if a write to it was cut off, open it once with the right to write; else check its permissions."
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return start + "another process is writing to it. Nothing was changed; try again when that one is done."
-    if primary == sqlite3.SQLITE_FULL:
-        return start + "the disk is full. The codebook is as it was before; free some space and try again."
-    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return (
-            start + f"the disk refuses ({error}). The codebook is as it was before; check disk, quota and permissions."
-        )
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return start + "it or its directory is read-only. Nothing was changed."
-    if primary == sqlite3.SQLITE_NOTADB:
-        return start + "it is not a codebook of VLEdit, or its beginning is damaged."
-    if isinstance(error, sqlite3.ProgrammingError):
-        return start + f"it is closed ({error})."
-    return start + f"it is damaged ({error}). {ADVICE}"
-
-
-def _integrity(db: sqlite3.Connection, check: str) -> None:
-    found = [row[0] for row in db.execute(f"PRAGMA {check}(3)")]
-    if found != ["ok"]:
-        raise CodebookError(f"the codebook is damaged ({'; '.join(map(str, found))}). {ADVICE}")
+                integrity(self._db, "quick_check")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..codebook import Decision, Entry, Relation
+    from ..codebook.record import Row
     from ..editors.base import Edit
 
 
@@ -26,6 +29,37 @@ def entry_record(entry: Entry) -> dict[str, Any]:
         "retired_by": entry.retired_by,
         "created": entry.created,
         "notes": dict(entry.notes),
+    }
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """As `entry_record`, from a row of the file alone: neither its keys nor its change are read."""
+    record = json.loads(row.record)
+    scopes = [
+        SimpleNamespace(
+            **{**scope, "anchors": scope["anchors"] and SimpleNamespace(**scope["anchors"])},
+            width=scope["key"]["shape"][0],
+        )
+        for scope in record["scopes"]
+    ]
+    change = record["transformation"]
+    size = sum(one["nbytes"] for one in change["tensors"].values())
+    keys = sum(scope["key"]["nbytes"] for scope in record["scopes"])
+    return {
+        "id": row.id,
+        "status": row.status,
+        "question": row.question,
+        "answer": row.answer,
+        "image_key": record["image_key"],
+        "site": row.site,
+        "key_site": record.get("key_site", row.site),
+        "scopes": [_scope_record(scope) for scope in scopes],
+        "transformation": {"kind": change["kind"], "bytes": size},
+        "bytes": keys + size + len(row.thumbnail or b""),
+        "parent": record["parent"],
+        "retired_by": row.retired_by,
+        "created": record["created"],
+        "notes": record["notes"],
     }
 
 
