@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import resource
 import sqlite3
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from vledit.cli.codebook import list_
 from vledit.codebook import Codebook, Entry, Scope, SpanTransformation
 from vledit.codebook.record import pack
 
 from .measuring import Bench
 
 STRETCH = 1_000
+Made = Callable[[int, int], list[Entry]]
 WIDTH, OUT = 1536, 576
 
 
@@ -64,14 +68,18 @@ def grow(bench: Bench, book: Codebook, most: int, where: str, repeats: int = 9) 
             bench.note(f"adding, {where}, behind {size:,} against the first", [one / first for one in times], goal=1.1)
 
 
-def filled(path: Path, count: int) -> None:
-    """A file of so many entries, written row by row as `Codebook` writes them, without its checks of what is there already."""
-    Codebook.create(path, "fingerprint").close()
+def filled(path: Path, count: int, made: Made = entries, fingerprint: str = "fingerprint") -> None:
+    """A file of so many entries, written row by row as `Codebook` writes them, without its checks of what is there already.
+
+    Args:
+        made: makes entries from the number of the first and how many.
+    """
+    Codebook.create(path, fingerprint).close()
     marks = ", ".join("?" * 9)
     with contextlib.closing(sqlite3.connect(path)) as file, file:
         for start in range(0, count, STRETCH):
             rows, parts = [], []
-            for number, one in enumerate(entries(start, min(STRETCH, count - start)), start + 1):
+            for number, one in enumerate(made(start, min(STRETCH, count - start)), start + 1):
                 row, tensors = pack(one, "bfloat16")
                 rows.append((number, *row, row.digest()))
                 parts += [(number, name, data) for name, data in tensors.items()]
@@ -114,6 +122,33 @@ def opened(bench: Bench, path: Path, count: int, goal: float | None) -> None:
         some = entries(10**7, 20)
         each = [1e6 * bench.seconds(lambda book=book, one=one: book.add(one, same_fact="record")) for one in some]
     bench.note(f"adding behind {count:,} entries of a file just opened", each, unit="us")
+    changed(bench, path, count)
+
+
+def changed(bench: Bench, path: Path, count: int) -> None:
+    """Seconds of what the command line does to a file, opening it included; milliseconds of each change of an open file."""
+    listed = [bench.seconds(lambda: _listed(path)) for _ in range(3)]
+    bench.note(f"listing the newest 1,000 of {count:,}", listed, unit="s", series="listing 1,000", size=count)
+    for action in ("retire", "remove", "restore"):
+        opened_for = []
+        for number in range(3):
+            start = bench.now()
+            with Codebook.open(path) as book:
+                getattr(book, action)(f"e{number}")
+            opened_for.append(bench.now() - start)
+        with Codebook.open(path) as book:
+            each = [
+                1e3 * bench.seconds(lambda book=book, id=f"e{number}", action=action: getattr(book, action)(id))
+                for number in range(10, 20)
+            ]
+        name = f"{action[:-1] if action.endswith('e') else action}ing one of {count:,}"
+        bench.note(f"{name}, opening the file", opened_for, unit="s", series=name.split()[0], size=count)
+        bench.note(f"{name}, in an open file", each, unit="ms")
+
+
+def _listed(path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        list_(path)
 
 
 def measure(bench: Bench, large: int = 0) -> None:
@@ -138,9 +173,10 @@ def measure(bench: Bench, large: int = 0) -> None:
             bench.note(f"saving 100 more behind {count:,}", [bench.seconds(append)], unit="s")
         bench.note("bytes of the file that 100 more took, of all", [(path.stat().st_size - size) / size], unit="")
         opened(bench, path, count + 100, None)
-        many = large or (25_000 if bench.quick else 200_000)
-        filled(Path(folder) / "many.vledit", many)
-        opened(bench, Path(folder) / "many.vledit", many, 2.0)
+        for many in [large] if large else [10_000] if bench.quick else [10_000, 100_000]:
+            path = Path(folder) / f"{many}.vledit"
+            filled(path, many)
+            opened(bench, path, many, 2.0)
 
 
 def _copy(path: Path) -> None:
