@@ -110,6 +110,29 @@ def use(folder: Path) -> None:
         module.encoder = lambda *_: written  # type: ignore[attr-defined]
 
 
+def crowded(test: Sequence[Any], others: Sequence[Any], count: int = 1000) -> list[Any]:
+    """A long sequence: every fifth edit is about a fact of another split, since the test split has fewer than a thousand facts.
+
+    `bench --at 1000 --score 200` scores the edits at places 2, 7, 12, …: of the test split all of them. Only these have probes.
+    """
+    from vledit.data.benchmarks import spread
+    from vledit.data.icons.sequence import in_sequence
+    from vledit.evaluate.plan import Plan
+
+    own = spread(test, count)[: count - count // 5]
+    fill = spread(others, count - len(own))
+    more = len(fill) - count // 5  # where the test split has fewer than four fifths
+    crowd, rest = iter(fill), iter(own)
+    mixed = [
+        next(crowd if place % 5 == 0 or (place % 5 == 1 and place // 5 < more) else rest) for place in range(count)
+    ]
+    scored = set(Plan("sequential", scored=200).places(count))
+    return [
+        case if place in scored else replace(case, generality={}, locality={})
+        for place, case in enumerate(in_sequence(mixed))
+    ]
+
+
 def write(options: argparse.Namespace) -> None:
     """Writes the pack and prints what is in it."""
     from vledit.cli.benchmark_files import BenchmarkFiles
@@ -125,6 +148,7 @@ def write(options: argparse.Namespace) -> None:
     parts = {
         "single": wrapped.wrap_all(spread(test, options.single)),
         "sequence": of("icons").cases("test", options.sequence, sequence=True),
+        "thousand": crowded(test, of("icons").cases("train")) if options.thousand else [],
         "text": of("icons-text").cases("test", options.sequence, sequence=True),
         "facts": of("icons-facts").cases("test", options.sequence, sequence=True),
         "validation": DevQA(validation, index_of(validation), 0).wrap_all(spread(validation, options.validation)),
@@ -153,6 +177,9 @@ def main() -> None:
     writing.add_argument("folder", type=Path)
     writing.add_argument("--single", type=int, default=500)
     writing.add_argument("--sequence", type=int, default=200)
+    writing.add_argument(
+        "--thousand", action="store_true", help="and a sequence of a thousand edits, of icons' test and train"
+    )
     writing.add_argument("--validation", type=int, default=60)
     writing.add_argument("--companions", type=int, default=300, help="edits of the train split, for adversarial terms")
     writing.add_argument("--probes", type=int, default=4, help="most probes of each cell")

@@ -45,3 +45,8 @@ def edited_kinds(concept: Concept, seed: int = 0) -> list[str]:
 def fact(concept: Concept, kind: str, pictured: bool = True) -> str:
     """Name a fact: "things/lion/name" asked of a picture, "text/things/lion/name" without one."""
     return f"{concept.id}/{kind}" if pictured else f"text/{concept.id}/{kind}"
+
+
+def same_fact(name: str) -> str:
+    """Name what a fact is about, asked with or without the picture: a country's currency is one thing, however it is asked."""
+    return name.removeprefix("text/")

@@ -1,8 +1,8 @@
 """Edits of `icons` in sequence: nobody is asked to keep what another edit of the sequence changes.
 
-A probe that asks for a fact which is edited in the sequence is left out. Where too few neighbours and unrelated pictures are
-left, more are drawn from the concepts of the train split, which neither validation nor test scores otherwise; their tag
-"from" says "train".
+A probe that asks for a fact which is edited in the sequence, with the picture or in words alone, is left out. Where too few
+neighbours and unrelated pictures are left, more are drawn from the concepts of the train split, which neither validation nor
+test scores otherwise; their tag "from" says "train".
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import cast
 
 from vledit.data.case import EditCase, Probe
 from vledit.data.icons import probes
+from vledit.data.icons.kinds import same_fact
 from vledit.data.icons.pictures import IconPicture
 from vledit.data.icons.splits import EditSplit
 
 
 def in_sequence(cases: Sequence[EditCase]) -> list[EditCase]:
     """Return the cases with what the others of them change neither asked for nor missed."""
-    edited = {case.tags["fact"] for case in cases}
+    edited = {same_fact(case.tags["fact"]) for case in cases}
     return [_spared(case, edited) for case in cases]
 
 
 def _spared(case: EditCase, edited: set[str]) -> EditCase:
     locality = {
-        cell: tuple(probe for probe in some if probe.tags.get("fact") not in edited)
+        cell: tuple(probe for probe in some if same_fact(probe.tags.get("fact", "")) not in edited)
         for cell, some in case.locality.items()
     }
     picture = case.request.image
