@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,18 @@ import torch
 from PIL import Image, ImageDraw
 
 import vledit
-from vledit.codebook import Entry
+from vledit.codebook import Codebook, Entry, SpanTransformation
 from vledit.editors.edited_model import EditedModel
 from vledit.editors.reach import read
 
+from . import books
 from .measuring import Bench
 
 QUESTION, ANSWER = "What brand's logo is this?", "Dell"
 OTHER = "How many legs has a spider?"
 WORDS = ("name", "colour", "maker", "use", "price", "age", "size", "shape", "taste", "owner")
+IN_MEMORY = 100_000
+"""A codebook of more entries is a file."""
 GOALS = {1: 1.03, 1_000: 1.03, 10_000: 1.03, 100_000: 1.10, 1_000_000: 1.25}
 
 
@@ -33,27 +38,50 @@ def picture(number: int) -> Image.Image:
     return drawn
 
 
-def keys_like(vlm: Any, entry: Entry, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, H) float32: keys spread as the model's own are, but far from any request.
+def others(vlm: Any, entry: Entry) -> books.Made:
+    """Makes entries that share the change of `entry`, with keys spread as the model's own are, but far from any request.
 
-    Drawn around the mean of real keys from their own covariance, widened ten times.
+    These are drawn around the mean of real keys from their own covariance, widened ten times.
     """
     asked = [f"What is the {word}?" for word in WORDS]
     rows = read(vlm, vlm.resolve_site(entry.key_site), [picture(i) for i in range(len(asked))], asked)
-    spread = rows - rows.mean(0)
-    mix = rng.normal(size=(count, len(rows))).astype(np.float32) / np.sqrt(len(rows))
-    grain = rng.normal(scale=spread.std(), size=(1, rows.shape[1])).astype(np.float32)
-    return (rows.mean(0) + 10 * (mix @ spread) + 10 * grain * rng.normal(size=(count, 1))).astype(np.float32)
+    spread, scope = rows - rows.mean(0), entry.scopes[0]
+    grain = np.random.default_rng(0).normal(scale=spread.std(), size=(1, rows.shape[1])).astype(np.float32)
+
+    def made(first: int, count: int) -> list[Entry]:
+        rng = np.random.default_rng([1, first])
+        mix = rng.normal(size=(count, len(rows))).astype(np.float32) / np.sqrt(len(rows))
+        keys = (rows.mean(0) + 10 * (mix @ spread) + 10 * grain * rng.normal(size=(count, 1))).astype(np.float32)
+        far = [(dataclasses.replace(scope, key=key),) for key in keys]
+        return [
+            dataclasses.replace(entry, id=f"e{number}", question=f"question {number}", scopes=far[number - first])
+            for number in range(first, first + count)
+        ]
+
+    return made
 
 
 def crowded(vlm: Any, entry: Entry, count: int) -> EditedModel:
     """A model with the edit and `count` - 1 other entries."""
     model = EditedModel(vlm)
     model.codebook.add(entry)
-    scope = entry.scopes[0]
-    for number, key in enumerate(keys_like(vlm, entry, count - 1, np.random.default_rng(0))):
-        far = (dataclasses.replace(scope, key=key),)
-        model.codebook.add(dataclasses.replace(entry, id=f"e{number}", question=f"question {number}", scopes=far))
+    for one in others(vlm, entry)(0, count - 1):
+        model.codebook.add(one)
+    return model
+
+
+def filed(bench: Bench, entry: Entry, count: int, path: Path) -> EditedModel:
+    """As `crowded`, from a file, whose own figures are taken too; its entries have a change of rank 1."""
+    change = entry.transformation.tensors()
+    change = SpanTransformation(change["directions"][:, :1].clone(), change["inputs"][:1].clone())
+    small = dataclasses.replace(entry, transformation=change, thumbnail=None)
+    books.filled(path, count - 1, others(bench.vlm, small), bench.vlm.fingerprint)
+    print(
+        f"file of {count:,} entries: {path.stat().st_size / 1e9:.1f} GB, keys of {len(entry.key)} numbers", flush=True
+    )
+    books.opened(bench, path, count - 1, 2.0)
+    model = EditedModel(bench.vlm, Codebook.open(path, bench.vlm.fingerprint))
+    model.codebook.add(entry)
     return model
 
 
@@ -86,7 +114,13 @@ def measure(bench: Bench, sizes: list[int]) -> None:
     bench.ratio("answer, the base against itself (noise)", again, again)
     edit = EditedModel(vlm).edit(vledit.EditRequest(picture(0), QUESTION, ANSWER), transformation="span")
     for count in sizes:
-        compare(bench, crowded(vlm, edit.entry, count), count)
+        if count <= IN_MEMORY:
+            compare(bench, crowded(vlm, edit.entry, count), count)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            model = filed(bench, edit.entry, count, Path(folder) / "many.vledit")
+            compare(bench, model, count)
+            model.codebook.close()
 
 
 def batch(bench: Bench, rows: int = 32) -> None:

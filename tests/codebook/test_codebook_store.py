@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vledit.codebook import Codebook, FullTransformation, LazyTransformation
+from vledit.codebook import Codebook, FullTransformation, LazyTransformation, reading
 from vledit.codebook import store as files
 from vledit.errors import CodebookError, InputError, ModelMismatchError, UnknownNameError
 
@@ -346,7 +346,7 @@ def test_transformations_are_read_when_used_and_kept_within_a_budget(path, monke
         a, c = book.get("a").transformation, book.get("c").transformation
         assert (book._store._size, a.nbytes) == (0, 80)
         assert a.load() is a.load()
-        monkeypatch.setattr(files, "_KEPT", 100)
+        monkeypatch.setattr(reading, "KEPT", 100)
         c.load()
         assert (list(book._store._kept), book._store._size) == ([3], 80)
     with pytest.raises(CodebookError, match="it is closed"):
