@@ -24,7 +24,7 @@ from figures.measuring import Bench
 
 import vledit
 
-TOPICS = ("answers", "batch", "edits", "first", "books", "scoring")
+TOPICS = ("answers", "batch", "scopes", "edits", "first", "books", "scoring")
 
 
 def main() -> None:
@@ -56,6 +56,8 @@ def main() -> None:
         answers.measure(bench, sizes or ([1, 1_000, 10_000] if options.quick else [1, 1_000, 10_000, 100_000]))
     if "batch" in topics:
         answers.batch(bench)
+    if "scopes" in topics:
+        answers.scopes(bench)
     if "edits" in topics:
         edits.measure(bench)
     if "first" in topics:

@@ -1,6 +1,6 @@
 """Fills the tables of docs/results.md from the results files of `leaderboard.py`; what people wrote between them stays.
 
-    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …]
+    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …] [--long FILE]
 
 `--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
 needed), so that a threshold that was fitted after the run is scored on the same answers; `--alpha balancedit-paper=0.4` does the
@@ -198,14 +198,14 @@ def alpha_of(path: Path, name: str) -> list[str]:
 
 
 def sequence_of(files: Sequence[Path]) -> list[str]:
-    """Editors and the number of edits down, metrics across."""
-    lines = head("editor", "edits", *SEQUENCE.values())
+    """Editors and the number of edits down, metrics across; "asked": of how many of the edits the questions were asked."""
+    lines = head("editor", "edits", "asked", *SEQUENCE.values())
     for path in files:
         for name, rows in by_variant(read(path)):
             for count, some in by_after(rows).items():
                 row = table(some)
                 cells = [str(row[metric]) if metric in row else "–" for metric in SEQUENCE]
-                lines.append(f"| `{name}` | {count} | " + " | ".join(cells) + " |")
+                lines.append(f"| `{name}` | {count} | {len(some)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -225,12 +225,14 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of leaderboard.py, with single/EDITOR.jsonl")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
     parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
+    parser.add_argument("--long", type=Path, help="a results file of more single edits, for tables of its own")
     parser.add_argument("--radius", nargs="*", default=[], help="EDITOR=RADIUS")
     parser.add_argument("--alpha", nargs="*", default=[], help="EDITOR=α")
     options = parser.parse_args()
     for given, known in ((options.radius, RADII), (options.alpha, ALPHAS)):
         known.update((name, float(value)) for name, _, value in (one.partition("=") for one in given))
     found, counts, where = scores([*sorted((options.runs / "single").glob("*.jsonl")), *options.more])
+    long, long_counts, long_where = scores([options.long] if options.long else [])
     tables: dict[str, Callable[[], list[str]]] = {
         "success": lambda: rows_of(found, counts, SUCCESS),
         "kept": lambda: rows_of(found, counts, KEPT),
@@ -240,6 +242,9 @@ def main() -> None:
         "cells-token": lambda: cells_of(found, "preserved_token"),
         "pairs": lambda: pairs_of(where),
         "alpha": lambda: alpha_of(where["balancedit-paper"], "balancedit-paper"),
+        "long-success": lambda: rows_of(long, long_counts, {"HM": "HM", **SUCCESS}),
+        "long-kept": lambda: rows_of(long, long_counts, KEPT),
+        "long-pairs": lambda: pairs_of(long_where),
         "sequence": lambda: sequence_of(options.sequence),
     }
     fill(PAGE, tables)

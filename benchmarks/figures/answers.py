@@ -153,3 +153,26 @@ def batch(bench: Bench, rows: int = 32) -> None:
             max(3, bench.rounds // 3),
             goal=1.10,
         )
+
+
+def scopes(bench: Bench) -> None:
+    """What the default scope costs beside the BalancEdit paper's: one edit, and answers inside and outside it."""
+    vlm = bench.vlm
+    request = vledit.EditRequest(picture(0), QUESTION, ANSWER)
+    settings = {"paper": {"scope": "paper"}, "default": {}}
+    paper, default = (lambda one=one: EditedModel(vlm).edit(request, **one) for one in settings.values())
+    bench.ratio("one edit, the default scope against the paper's", paper, default, max(3, bench.rounds // 3))
+    models = {}
+    for name, one in settings.items():
+        models[name] = EditedModel(vlm)
+        models[name].edit(request, **one)
+
+    def ask(name: str, image: Any, question: str) -> Any:
+        return lambda: models[name].answer(image, question, 4)
+
+    for what, asked in (("the edit fires", (picture(0), QUESTION)), ("none fires", (None, OTHER))):
+        fired = [ask(name, *asked)().decision.fired for name in settings]
+        assert fired == [what == "the edit fires"] * 2, f"{what}: {fired}"
+        bench.ratio(
+            f"answer, {what}, the default scope against the paper's", ask("paper", *asked), ask("default", *asked)
+        )
