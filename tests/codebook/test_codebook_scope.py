@@ -79,6 +79,7 @@ def test_distance_refuses_other_widths_and_names():
         distance(np.zeros(3), np.zeros(3), "euclidian")
 
 
+@settings(**PATIENT)
 @given(st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_radius_lies_between_the_anchors_and_alpha_one_is_the_positive(alpha, d_positive, d_negative):
     slack = 1e-9 * (d_positive + d_negative)

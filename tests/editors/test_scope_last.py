@@ -15,7 +15,9 @@ from vledit.editors import own_reach, reach, reach_fit
 from vledit.editors.balancedit import BalancEdit, BalancEditConfig
 from vledit.editors.edited_model import EditedModel
 from vledit.editors.rephrase import TEMPLATES
+from vledit.editors.scoping import fitting_of
 from vledit.errors import InputError
+from vledit.evaluate.ablations import fitting_costs
 
 QUICK = {"steps": 200, "learning_rate": 0.05, "margin": 1.0, "rephrase": "supplied"}
 REQUEST = EditRequest(picture(0), QUESTIONS[0], "two cups", ("What can be seen?",), "one")
@@ -198,6 +200,12 @@ def test_a_fitting_is_found_counted_and_tied_to_its_site(vlm, tmp_path):
     assert (read.picture, read.text, read.share) == (found.picture, found.text, found.share)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["edits"] == {"picture": 2, "text": 0}
+    assert manifest["seconds"] > 0
+    fitted = BalancEditConfig(scope_fitted=str(tmp_path))
+    assert fitting_of(vlm, fitted) == manifest
+    assert fitting_costs(manifest) == {"fitting_hours": manifest["seconds"] / 3600, "fitted_on": 2}
+    assert fitting_of(vlm, BalancEditConfig(scope="paper")) is None
+    assert fitting_of(vlm, BalancEditConfig(threshold=3.0)) is None
     assert manifest["rule"] == ("threshold" if found.share is None else "share")
     assert all(
         0 <= one <= 1 for one in (*manifest["right"]["threshold"].values(), *manifest["right"]["share"].values())

@@ -15,9 +15,9 @@ from vledit.codebook.entry import Entry, SpanTransformation
 from vledit.codebook.scope import Scope
 from vledit.editors.edited_model import EditedModel
 from vledit.errors import InputError, UnknownNameError
-from vledit.evaluate.ablations import ABLATIONS, ablation
+from vledit.evaluate.ablations import ABLATIONS, ablation, cost_rows, fitting_costs
 
-from .small import case
+from .small import case, outcome
 from .test_bench_command import SUPPLIED, cli  # noqa: F401  (fixture)
 
 SET = [
@@ -75,6 +75,25 @@ def test_costs_and_sequences_have_a_row_for_each_editor(run):
     assert ran.code == 0, ran.err
     assert [row["after"] for row in ran.json["rows"]] == [1, 2]
     assert Path("s.svg").read_text().startswith("<?xml")
+
+
+def test_what_an_editor_is_fitted_on_is_counted_and_what_a_manifest_does_not_say_is_not_0():
+    assert fitting_costs({"seconds": 7200, "data": {"cases": 150}}) == {"fitting_hours": 2.0, "fitted_on": 150}
+    assert fitting_costs({"seconds": 0, "cases": 9}) == {"fitting_hours": 0.0, "fitted_on": 9}
+    assert fitting_costs({}) == {"fitting_hours": None, "fitted_on": None}
+    scope = {"keys": 500, "edits": {"picture": 60, "text": 213}}
+    fitted = {"scoped": scope, "learnt": {"seconds": 36, "data": {"cases": 4}}}
+    records = [
+        {"variant": name, "case": "a", "outcomes": [outcome("a", "edit", True)], "edit": {"seconds": 1.0, "nbytes": 8}}
+        for name in ("scoped", "learnt", "plain")
+    ]
+    rows, _ = cost_rows(records, fitted)
+    assert [(row["variant"], row["fitting_hours"], row["fitted_on"]) for row in rows] == [
+        ("scoped", None, 713),
+        ("learnt", 0.01, 4),
+        ("plain", 0.0, 0),
+    ]
+    assert [row["seconds_per_edit"] for row in rows] == [1.0] * 3
 
 
 def test_keys_and_explanations_come_from_one_codebook(run):

@@ -179,13 +179,20 @@ def _points(count: int) -> tuple[int, ...]:
 
 
 def _fitted(variants: list[Variant], vlm: VLM) -> dict[str, Mapping[str, Any]]:
-    """Variant → manifest of its fitting, of those that have one."""
+    """Variant → manifest of what was fitted for it, its scope's for BalancEdit; those without one are left out."""
+    from ..editors.balancedit import BalancEditConfig
     from ..editors.registry import editor_class
+    from ..editors.scoping import fitting_of
     from ..editors.training import artefact
 
     found = {}
     for variant in variants:
-        if hasattr(editor_class(variant.editor), "fit"):
+        method = editor_class(variant.editor)
+        config = method.Config.from_settings(variant.settings)
+        if isinstance(config, BalancEditConfig):
+            scope = fitting_of(vlm, config)
+            found.update({variant.name: scope} if scope is not None else {})
+        elif hasattr(method, "fit"):
             try:
                 found[variant.name] = artefact.find(variant.editor, vlm, variant.settings.get("fitted", "")).about
             except MissingDataError:  # an editor that may go without, such as ike

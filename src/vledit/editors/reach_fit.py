@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def fit(
     Raises: InputError where there are no edits with a picture, or one side has no probes; where a key site lies above the edited
         one, or there are several and nothing to choose on.
     """
+    began = time.perf_counter()
     site = vlm.resolve_site(vlm.default_site)
     sites = [checked_key_site(vlm, one, site) for one in key_sites] or [site]
     choose = [case for case in choose if case.request.image is not None]
@@ -104,7 +106,9 @@ def fit(
         for (_, about), value in zip(settled, values, strict=True):
             about["chosen_by"] = value
         best = max(range(len(sites)), key=lambda number: values[number]["harmonic_mean"])
-    return _write(vlm, folder, site, sites, best, settled, {"distance": kind, "per_cell": per_cell}, data, counted)
+    return _write(
+        vlm, folder, site, sites, best, settled, {"distance": kind, "per_cell": per_cell}, data, counted, began
+    )
 
 
 def _asked(request: Any, probes: Sequence[tuple[bool, Probe]]) -> list[Asked]:
@@ -126,6 +130,7 @@ def _write(
     settings: Mapping[str, Any],
     data: Mapping[str, Any] | None,
     counted: Mapping[bool, int],
+    began: float,
 ) -> Reach:
     tensors: dict[str, torch.Tensor] = {}
     for number, (found, about) in enumerate(settled):
@@ -137,6 +142,7 @@ def _write(
     about = {
         "data": dict(data or {}),
         "edits": {"picture": counted[True], "text": counted[False]},
+        "seconds": round(time.perf_counter() - began, 1),
         "false_fires": crowding.FALSE_FIRES,
         **settled[best][1],
         "others": {str(sites[number]): about for number, (_, about) in enumerate(settled) if number != best},

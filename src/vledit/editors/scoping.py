@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from . import own_reach
 from .adversary import random_pictures
 from .fitting import Fitted
 from .own_reach import Asked
-from .reach import AUTO, Reach, checked_key_site, measured, reach, read
+from .reach import AUTO, EDITOR, Reach, checked_key_site, measured, reach, read
 from .rephrase import Positive, choose
 from .together import Row, run
+from .training import artefact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,14 @@ def key_site_of(vlm: VLM, site: Site, config: BalancEditConfig) -> Site:
         return checked_key_site(vlm, config.key_site, site)
     fitted = reach(vlm, site, config.distance, config.scope_fitted)
     return site if fitted is None else checked_key_site(vlm, fitted.key_site, site)
+
+
+def fitting_of(vlm: VLM, config: BalancEditConfig) -> Mapping[str, Any] | None:
+    """The manifest of the fitting (`vledit fit-scope`) that says how far edits reach as configured; None: nothing fitted does."""
+    site = vlm.resolve_site(config.site or vlm.default_site)
+    if config.threshold is not None or Scoping(vlm, site, config).fits is None:
+        return None
+    return artefact.find(EDITOR, vlm, config.scope_fitted).about
 
 
 class Scoping:

@@ -156,11 +156,23 @@ def cost_rows(
     found = {name: table(some) for name, some in by_variant(records)}
     rows = []
     for name, row in found.items():
-        manifest = fitted.get(name, {})
         costs = {key: row[key].mean for key in ("seconds_per_edit", "bytes_per_edit") if key in row}
-        before = {
-            "fitting_hours": float(manifest.get("seconds", 0.0)) / 3600,
-            "fitted_on": int((manifest.get("data") or {}).get("cases", manifest.get("cases", 0)) or 0),
-        }
+        before = fitting_costs(fitted[name]) if name in fitted else {"fitting_hours": 0.0, "fitted_on": 0}
         rows.append({"variant": name, **costs, **before, **shown(row)})
     return rows, found
+
+
+def fitting_costs(manifest: Mapping[str, Any]) -> Row:
+    """`fitting_hours` and `fitted_on`, the number of edits, as a manifest has them; None: it does not say.
+
+    An editor's manifest has the number of cases; that of a scope has the edits with a picture whose keys were read, and
+    those without one.
+    """
+    seconds, data = manifest.get("seconds"), manifest.get("data") or {}
+    cases = data.get("cases", manifest.get("cases"))
+    if cases is None and "keys" in manifest:
+        cases = manifest["keys"] + (manifest.get("edits") or {}).get("text", 0)
+    return {
+        "fitting_hours": None if seconds is None else float(seconds) / 3600,
+        "fitted_on": None if cases is None else int(cases),
+    }

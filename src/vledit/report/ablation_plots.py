@@ -65,9 +65,10 @@ def costs(path: Path, rows: Sequence[Mapping[str, Any]], panels: Mapping[str, st
             values = [float(row.get(name) or 0.0) for row in rows]
             low = min((value for value in values if value > 0), default=1.0) / 3
             axis.barh(range(len(rows)), [value or low for value in values], color=COLOURS[number], height=0.62)
-            for place, value in enumerate(values):
-                axis.text(max(value, low) * 1.08, place, f"{value:.3g}", va="center", fontsize=7.5)
-            axis.set(xscale="log", xlabel=words, xlim=(low, max([*values, low]) * 6))
+            for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+                told = "not recorded" if name in row and row[name] is None else f"{value:.3g}"
+                axis.text(max(value, low) * 1.08, place, told, va="center", fontsize=7.5)
+            axis.set(xscale="log", xlabel=words, xlim=(low, max([*values, low]) * 12))
             plain_log(axis)
             axis.grid(axis="y", visible=False)
             axis.set_yticks(range(len(rows)), [row["variant"] for row in rows] if number == 0 else [""] * len(rows))

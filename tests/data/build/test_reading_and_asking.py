@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vledit.data.build.agreement import agrees, overlap
@@ -172,6 +172,7 @@ def test_prompts_of_ones_own(tmp_path: Path):
         load_prompts(tmp_path)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), max_size=60),
     st.integers(0, 3),
