@@ -75,11 +75,12 @@ def filed(bench: Bench, entry: Entry, count: int, path: Path) -> EditedModel:
     change = entry.transformation.tensors()
     change = SpanTransformation(change["directions"][:, :1].clone(), change["inputs"][:1].clone())
     small = dataclasses.replace(entry, transformation=change, thumbnail=None)
-    books.filled(path, count - 1, others(bench.vlm, small), bench.vlm.fingerprint)
+    made = others(bench.vlm, small)
+    books.filled(path, count - 1, made, bench.vlm.fingerprint)
     print(
         f"file of {count:,} entries: {path.stat().st_size / 1e9:.1f} GB, keys of {len(entry.key)} numbers", flush=True
     )
-    books.opened(bench, path, count - 1, 2.0)
+    books.opened(bench, path, count - 1, 2.0, made)
     model = EditedModel(bench.vlm, Codebook.open(path, bench.vlm.fingerprint))
     model.codebook.add(entry)
     return model

@@ -96,8 +96,12 @@ def memory() -> float:
     return float(lines["RssAnon"].split()[0]) / 1024
 
 
-def opened(bench: Bench, path: Path, count: int, goal: float | None) -> None:
-    """Seconds and memory of opening a file, of the first decision on it and of the next, and of one more entry."""
+def opened(bench: Bench, path: Path, count: int, goal: float | None, made: Made = entries) -> None:
+    """Seconds and memory of opening a file, of the first decision on it and of the next, and of one more entry.
+
+    Args:
+        made: makes more entries of the file's kind.
+    """
     began = bench.now()
     Codebook.open(path).close()
     bench.note(f"opening {count:,} entries for the first time", [bench.now() - began], unit="s")
@@ -119,7 +123,7 @@ def opened(bench: Bench, path: Path, count: int, goal: float | None) -> None:
     bench.note(f"a later decision of {count:,} entries", later, unit="s", series="a decision", size=count)
     bench.note(f"own memory of {count:,} entries, opened and asked", [grown], unit="MB")
     with Codebook.open(path) as book:
-        some = entries(10**7, 20)
+        some = made(10**7, 20)
         each = [1e6 * bench.seconds(lambda book=book, one=one: book.add(one, same_fact="record")) for one in some]
     bench.note(f"adding behind {count:,} entries of a file just opened", each, unit="us")
     changed(bench, path, count)

@@ -22,7 +22,7 @@ from ..vlm.surroundings import lasting
 from ..vlm.tail import SiteTail
 from .adversary import CLOSE, AdversarialSettings, Adversary, total
 from .base import setting
-from .common_directions import measure, reader
+from .common_directions import COUNT, measure, reader
 
 TRANSFORMATIONS = ("full", "span")
 RIVALS = 512
@@ -38,7 +38,7 @@ class FittingConfig(AdversarialSettings):
     steps: int = setting(50, "maximum number of Adam steps")
     learning_rate: float | None = setting(None, "Adam's learning rate; none: 1e-3 for full, 0.5 for span")
     margin: float = setting(2.0, "training stops when every answer token leads by this many logits")
-    common_directions: int = setting(40, "span: number of common directions of the site's inputs that are left out")
+    common_directions: int = setting(COUNT, "span: number of common directions of the site's inputs that are left out")
 
     def __post_init__(self) -> None:
         super().__post_init__()
