@@ -29,6 +29,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=30)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=1, help="of torch")
+    options.add_argument("--workers", type=int, default=0, help="of the server (0: its own choice)")
     options.add_argument("--store", default="soak.db", help="a file, or the URL of a PostgreSQL database")
     options.add_argument("--patience", type=float, default=120, help="seconds a client waits for one answer or edit")
     options.add_argument("--samples", type=Path, help="CSV of seconds, resident MB, answers, edits, failures")
@@ -91,7 +92,10 @@ def main() -> None:
     began, ended = time.monotonic(), None
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), "--store", given.store, threads=given.threads) as (address, process),
+        served(Path(folder), "--store", given.store, "--workers", str(given.workers), threads=given.threads) as (
+            address,
+            process,
+        ),
     ):
         until = time.monotonic() + 60 * given.minutes
         clients = [threading.Thread(target=guarded, args=(ask, n, address, until)) for n in range(6)]

@@ -62,14 +62,18 @@ def main() -> None:
     )
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--edits", type=int, default=20)
-    options.add_argument("--threads", type=int, default=1, help="of torch")
+    options.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as torch takes by itself")
+    options.add_argument("--workers", type=int, default=0, help="of the server (0: its own choice)")
     options.add_argument("--tokens", type=int, default=0, help="most tokens of an answer; 0: the server's own limit")
     options.add_argument("--device", default="cpu", help="of the server")
     given = options.parse_args()
     pictures = [url for _, url in brand_pictures(32)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), "--device", given.device, threads=given.threads) as (address, process),
+        served(Path(folder), "--device", given.device, "--workers", str(given.workers), threads=given.threads) as (
+            address,
+            process,
+        ),
     ):
         client = Client(address)
         for number in range(given.edits):

@@ -65,9 +65,16 @@ class Client:
 
 @contextmanager
 def served(folder: Path, *options: str, threads: int = 1) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`vledit serve` with the embedded model on a free port; its address and process."""
+    """`vledit serve` with the embedded model on a free port; its address and process.
+
+    Args:
+        threads: of torch; 0: as many as torch takes by itself.
+    """
     command = [sys.executable, "-c", "from vledit.cli import main; main()", "serve", "--port", "0", "--log", "text"]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": str(threads)}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    variables.pop("OMP_NUM_THREADS", None)
+    if threads:
+        variables["OMP_NUM_THREADS"] = str(threads)
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen([*command, *options], cwd=folder, env=variables, stderr=log, text=True)
     try:

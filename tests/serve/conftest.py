@@ -87,6 +87,7 @@ def make(tmp_path: Path) -> Make:
 
     def app(store: str | None = None, limits: Limits | None = None, **settings: Any) -> FastAPI:
         where = store or str(tmp_path / "store.db")
+        settings = {"workers": 1, **settings}
         chosen = ServeSettings(store=where, poll_seconds=0.05, limits=limits or Limits(), **settings)
         return create_app(chosen, EditedModel(small()))
 

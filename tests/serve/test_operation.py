@@ -37,7 +37,7 @@ class Model:
         self.batches: list[list[str]] = []
         self.go_on = threading.Event()
 
-    def __call__(self, asks):
+    def __call__(self, asks, worker=0, together=1):
         questions = [ask.turns[-1].question for ask in asks]
         self.batches.append(questions)
         self.go_on.wait(10)
@@ -249,7 +249,7 @@ def test_what_runs_when_it_is_stopped_is_answered(make: Make):
                 f"{address}/v1/chat/completions", body, {"content-type": "application/json"}
             )
             call = pool.submit(lambda: urllib.request.urlopen(request, timeout=60).status)
-            while not app.state.service.batcher._running:
+            while not app.state.service.batcher.running:
                 time.sleep(0.01)
             stopped.set()  # the stop comes before the answer
         assert call.result(60) == 200

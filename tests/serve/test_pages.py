@@ -58,7 +58,7 @@ def test_an_edit_is_made_tried_shipped_and_taken_back_by_keyboard(page: Any, mak
     with running(app) as address:
         page.goto(address)
         page.set_input_files("#picture", tmp_path / "picture.png")
-        assert page.is_visible(".drop img")
+        page.wait_for_selector(".drop img")  # visible, once the browser has read the file
         page.focus("#question")
         page.keyboard.type(QUESTION)
         page.keyboard.press("Control+Enter")

@@ -44,6 +44,14 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")] = 8000,
     open_read: Annotated[bool, typer.Option("--open-read", help="Allow asking and viewing without a token.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="At most this many questions are answered in one batch.")] = 8,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Batches that are answered at the same time, each on its share of the processor's cores. "
+            "0: one for each core, for models of at most a billion parameters on a processor.",
+        ),
+    ] = 0,
     waiting: Annotated[
         int, typer.Option(min=1, help="At most this many questions may wait; further ones are refused with status 429.")
     ] = 64,
@@ -97,6 +105,7 @@ def serve(
         host=host,
         port=port,
         open_read=open_read,
+        workers=workers,
         log_format=log,
         limits=Limits(batch=batch, waiting=waiting, requests_per_minute=rate),
     )

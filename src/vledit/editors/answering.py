@@ -95,7 +95,7 @@ class CodebookRouting:
         return self.codebook.router.sites()
 
     def prefill_effects(self, seen: Mapping[tuple[str, bool, str], Tensor], rows: int) -> list[Effect | None]:
-        decisions = self.codebook.router.decide({query: seen[self._read(query).key] for query in self.queries()})
+        decisions = self.codebook.decide({query: seen[self._read(query).key] for query in self.queries()})
         return list(map(self.effect, decisions))
 
     def effect(self, decision: Decision) -> Effect:

@@ -60,8 +60,8 @@ def _operation(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> JSONResponse:
         """Whether the process is well: 503 means that it should be started anew."""
-        well = service.batcher.alive or service.draining
-        return JSONResponse({"status": "ok" if well else "dead"}, 200 if well else 503)
+        dead = "" if service.draining else service.dead()
+        return JSONResponse({"status": dead or "ok"}, 503 if dead else 200)
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> JSONResponse:
@@ -75,4 +75,5 @@ def _operation(app: FastAPI, service: Service) -> None:
         """Figures for Prometheus."""
         service.metrics.waiting.set(service.batcher.waiting)
         service.metrics.waiting_edits.set(service.workshop.waiting)
+        service.metrics.restarts.set(service.restarts)
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")

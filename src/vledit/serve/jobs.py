@@ -24,6 +24,7 @@ from .store.book import By, EditStore, MovedError
 from .store.drafts import KEPT, DraftStore
 from .store.jobs import JobStore
 from .watching import Watch
+from .workers import Worker
 
 log = logging.getLogger("vledit.serve")
 
@@ -70,8 +71,8 @@ class Workshop:
         self._busy = False
         self._seconds = 2.0
         self.take_in: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._work, name="vledit-edits", daemon=True)
-        self._thread.start()
+        self._current: Order | None = None
+        self.thread = Worker("vledit-edits", self._work, self._fell)
 
     @property
     def waiting(self) -> int:
@@ -177,12 +178,24 @@ class Workshop:
                 if not self._waiting:
                     return
                 order, self._busy = self._waiting.popleft(), True
+                self._current = order
             began = time.monotonic()
             self._carry_out(order)
             self._seconds += 0.3 * (time.monotonic() - began - self._seconds)
             with self._changed:
-                self._busy = False
+                self._busy, self._current = False, None
                 self._changed.notify_all()
+
+    def _fell(self, error: BaseException) -> None:
+        """The thread fell out of its work: what it was at has failed."""
+        with self._changed:
+            order, self._current, self._busy = self._current, None, False
+            self._changed.notify_all()
+        if order is not None:
+            document = self._failed(
+                order, "UnexpectedError", "the thread that makes edits failed; the server's log has more."
+            )
+            self._note(order.id, document)
 
     def _carry_out(self, order: Order) -> None:
         try:

@@ -41,6 +41,9 @@ class Metrics:
         )
         self.waiting = Gauge("vledit_waiting", "Questions that wait.", registry=self.registry)
         self.waiting_edits = Gauge("vledit_waiting_edits", "Edits that wait.", registry=self.registry)
+        self.restarts = Gauge(
+            "vledit_thread_restarts", "Threads of the server that failed and started anew.", registry=self.registry
+        )
         self.revision = Gauge("vledit_revision", "Revision of the edits that answer.", registry=self.registry)
         self.active = Gauge("vledit_active_edits", "Edits that act.", registry=self.registry)
 

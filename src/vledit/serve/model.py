@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -15,12 +16,10 @@ from ..data.case import EditRequest, Probe
 from ..editors.edited_model import EditedModel
 from ..editors.registry import editor as make_editor
 from ..editors.registry import editor_class
-from ..editors.talking import converse, row_of
 from ..errors import InputError
-from ..vlm.conversation import Turn, encode_conversations
-from ..vlm.spoken import Spoken, spoken
 from .asks import Ask, Reply
 from .fixed import Fixed
+from .lanes import open_lanes
 
 if TYPE_CHECKING:
     from ..editors.base import EditorConfig, EditReport
@@ -73,20 +72,22 @@ class Effect:
 class ServedModel:
     """A base with the edits of one revision.
 
-    `answer` runs in one thread, edits are made in another; the base's own lock keeps their passes apart.
+    `answer` runs in one thread for each lane, edits are made in another; the locks of the model objects keep their passes apart.
 
     Args:
         edited: a model without edits.
         fixed: edits beside those of the revision, which stay as they are.
+        lanes: how many batches can be answered at once; 0: see `lanes.usual_lanes`.
+    Raises: InputError where so many lanes cannot be opened.
     """
 
-    def __init__(self, edited: EditedModel, fixed: Fixed | None = None):
+    def __init__(self, edited: EditedModel, fixed: Fixed | None = None, lanes: int = 1):
         self.vlm = edited.vlm
         self.fixed = fixed or Fixed()
         self.created = int(time.time())
         self.revision = -1
-        self._base = EditedModel(self.vlm)
         self._edited = self.fixed.model(self.vlm, self._empty())
+        self.lanes = open_lanes(self.vlm, self.fixed, lanes, self._edited.codebook)
         self._changing = threading.RLock()
         self._last = -1
 
@@ -120,7 +121,9 @@ class ServedModel:
         Args:
             active: (order, entry) of all active edits, oldest first: of equally near ones the newest answers.
         """
-        with self._changing, self.vlm.lock:
+        with ExitStack() as stack:
+            for lock in (self._changing, self.vlm.lock, *(lane.vlm.lock for lane in self.lanes)):
+                stack.enter_context(lock)
             book = self._edited.codebook
             wanted = {entry.id: entry for _, entry in active}
             gone = [entry.id for entry in book.active() if wanted.get(entry.id) is not entry]
@@ -132,82 +135,16 @@ class ServedModel:
                     book.add(entry)
             else:  # an older edit has come back, which must stand behind newer ones
                 self._edited = self.fixed.model(self.vlm, self._with(entry for _, entry in active))
+                for lane in self.lanes:
+                    lane.show(self._edited.codebook)
             self._last = max([self._last, *(order for order, _ in active)])
             self.revision = revision
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    def answer(self, asks: Sequence[Ask]) -> list[Reply]:
-        """Answers asks of one kind together (`Ask.kind`)."""
-        first = asks[0]
-        if first.edited and self.fixed.apart:
-            return [self._answer_apart(ask) for ask in asks]
-        model = self._edited if first.edited else self._base
-        most = max(ask.most for ask in asks)
-        images = [row_of(ask.turns[-1].images) for ask in asks]
-        questions = [ask.turns[-1].question for ask in asks]
-        sent = [""] * len(asks)
-
-        def heard(said: Spoken) -> None:
-            for row, ask in enumerate(asks):
-                if ask.on_text is not None and len(said.rows[row]) <= ask.most:
-                    text = said.settled(row)
-                    if len(text) > len(sent[row]):
-                        sent[row] = text
-                        ask.on_text(text)
-
-        listens = any(ask.on_text is not None for ask in asks)
-        with self.vlm.lock, spoken(self.vlm, len(asks), heard if listens else None) as said:
-            revision = self.revision
-            if not first.conversation:
-                answers = model.answers(images, questions, most)
-                texts, decisions = [answer.text for answer in answers], [answer.decision for answer in answers]
-                counts = [self._prompt_tokens(ask.turns[-1]) for ask in asks]
-            else:
-                encoded = encode_conversations(self.vlm, [ask.turns for ask in asks])
-                whole = first.whole_scope
-                effects = model.effects_of(encoded, questions) if whole else model.effects(images, questions)
-                decisions = [effect.decision for effect in effects]
-                with model.acting(encoded, effects):
-                    texts = self.vlm.answer_encoded(encoded, most)
-                counts = encoded.attention_mask.sum(1).tolist()
-        replies = []
-        for row, ask in enumerate(asks):
-            count = len(said.rows[row])
-            cut = count > ask.most or (count == ask.most and not said.ended[row])
-            text = said.text(row, ask.most) if count > ask.most else texts[row]
-            decision = decisions[row] if ask.edited else None
-            finish = "length" if cut else "stop"
-            replies.append(Reply(text, finish, int(counts[row]), min(count, ask.most), decision, revision))
-        return replies
-
-    def _answer_apart(self, ask: Ask) -> Reply:
-        """The answer where an edit may change the prompt, or let another model answer."""
-        last, sent = ask.turns[-1], [""]
-
-        def heard(said: Spoken) -> None:
-            text = said.settled(0)
-            if ask.on_text is not None and len(text) > len(sent[0]):
-                sent[0] = text
-                ask.on_text(text)
-
-        with self.vlm.lock, spoken(self.vlm, 1, heard) as said:
-            look_up = "conversation" if ask.whole_scope else "last"
-            answer = converse(self._edited, ask.turns, ask.most, look_up)
-            revision = self.revision
-        count = len(said.rows[0]) or self._tokens_of(answer.text)  # another model is not listened to
-        finish = "length" if count >= ask.most and not said.ended[0] else "stop"
-        return Reply(answer.text, finish, self._prompt_tokens(last), count, answer.decision, revision)
-
-    def _tokens_of(self, text: str) -> int:
-        return len(self.vlm._prompter.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _prompt_tokens(self, turn: Turn) -> int:
-        """Tokens of a prompt of one turn; every picture counted as large as one of the model's own input size."""
-        one = len(self.vlm.prompt(turn.question, bool(turn.images)).ids)
-        if len(turn.images) < 2:
-            return one
-        return one + (len(turn.images) - 1) * (one - len(self.vlm.prompt(turn.question, False).ids))
+    def answer(self, asks: Sequence[Ask], lane: int = 0, beside: int = 1) -> list[Reply]:
+        """Answers asks of one kind together (`Ask.kind`) in one of the lanes; see `Lane.answer`."""
+        return self.lanes[lane].answer(asks, lambda: self.revision, beside)
 
     def check_text(self, field: str, text: str) -> None:
         """Raises: InputError that names `field` where the model cannot be given this text."""

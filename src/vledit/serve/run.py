@@ -27,9 +27,13 @@ log = logging.getLogger("vledit.serve")
 class _Server(uvicorn.Server):
     """Tells the application that it is about to stop as soon as the signal comes, so that it takes nothing new."""
 
+    stopped_by = ""
+    """The signal that was to stop it."""
+
     def handle_exit(self, sig: int, frame: object) -> None:
         """A signal to stop: its name is logged, so that a server that ended says who ended it."""
-        log.warning("about to stop", extra={"signal": signal.Signals(sig).name})
+        self.stopped_by = signal.Signals(sig).name
+        log.warning("about to stop", extra={"signal": self.stopped_by})
         app = self.config.app
         app.state.service.draining = True  # type: ignore[union-attr]
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
@@ -38,7 +42,8 @@ class _Server(uvicorn.Server):
 def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], None] = lambda url: None) -> None:
     """Serves until SIGTERM, SIGINT or SIGHUP; a second one stops at once.
 
-    A crash of the interpreter itself writes the stack of every thread to stderr.
+    The last line of the log says why it ended.  A crash of the interpreter itself writes the stack of every thread to stderr
+    instead.  Where there is neither, the process was killed from outside (SIGKILL, as when the machine has no memory left).
 
     Args:
         started: called with the address once it listens.
@@ -67,7 +72,14 @@ def run(settings: ServeSettings, edited: EditedModel, started: Callable[[str], N
     # a terminal that is closed: as any other signal to stop, not a death in mid-answer; `nohup` stays as it is
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, server.handle_exit)
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    except BaseException as error:
+        if not server.stopped_by:  # a signal is raised again once everything is answered
+            log.critical("the server ended by an error", exc_info=error, extra={"reason": type(error).__name__})
+        raise
+    if not server.stopped_by:
+        log.critical("the server ended although nobody stopped it", extra={"reason": "see the lines above"})
 
 
 def _listen(host: str, port: int) -> socket.socket:

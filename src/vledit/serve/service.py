@@ -44,7 +44,8 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         folder = settings.edits
-        self.model = ServedModel(edited, None if folder is None else Fixed.read(edited.vlm, folder))
+        fixed = None if folder is None else Fixed.read(edited.vlm, folder)
+        self.model = ServedModel(edited, fixed, settings.workers)
         self.store = EditStore(settings.store, self.model.fingerprint, self.model.name)
         self.probes = ProbeStore(self.store.engine, settings.limits.probes)
         self.tokens = TokenStore(self.store.engine)
@@ -54,14 +55,19 @@ class Service:
             log.info("codebook read", extra={"added": added, "known": known})
         if folder is not None:
             added, known = self.take_codebook(codebook_in(folder), By(IMPORTER, f"from '{folder}'"))
-            fixed = len(self.model.fixed.records())
-            log.info("saved model read", extra={"added": added, "known": known, "fixed": fixed})
+            unchangeable = len(self.model.fixed.records())
+            log.info("saved model read", extra={"added": added, "known": known, "fixed": unchangeable})
         self.watch = Watch(self.store, settings.poll_seconds)
         self._taking = threading.Lock()
         self.take_in()
         limits = settings.limits
         self.batcher = Batcher(
-            self._answer, limits.batch, limits.waiting, limits.gather_seconds, ran=self.metrics.batch
+            self._answer,
+            limits.batch,
+            limits.waiting,
+            limits.gather_seconds,
+            ran=self.metrics.batch,
+            workers=len(self.model.lanes),
         )
         self.workshop = Workshop(self.model, self.store, self.jobs, self.watch, self.metrics, limits.waiting_edits)
         self.workshop.take_in = self.take_in
@@ -81,10 +87,10 @@ class Service:
             self.metrics.revision.set(revision)
             self.metrics.active.set(len(active))
 
-    def _answer(self, asks: Sequence[Ask]) -> list[Reply]:
+    def _answer(self, asks: Sequence[Ask], lane: int, beside: int) -> list[Reply]:
         self.take_in()
         with span("batch", size=len(asks), edited=asks[0].edited):
-            replies = self.model.answer(asks)
+            replies = self.model.answer(asks, lane, beside)
         for reply in replies:
             fired = reply.decision is not None and reply.decision.fired
             self.metrics.answers.labels("edit" if fired else "base").inc()
@@ -124,12 +130,27 @@ class Service:
         book.save(path)
         return len(active)
 
+    @property
+    def restarts(self) -> int:
+        """How often a thread failed and started anew."""
+        return self.batcher.restarts + self.workshop.thread.restarts + self.watch.thread.restarts
+
+    def dead(self) -> str:
+        """Which thread does not run any more, and why; empty while all of them do."""
+        if self.batcher.dead:
+            return f"a thread that answers has ended ({self.batcher.dead})"
+        if why := self.workshop.thread.given_up:
+            return f"the thread that makes edits has ended ({why})"
+        if why := self.watch.thread.given_up:
+            return f"the thread that looks for new revisions has ended ({why})"
+        return ""
+
     def ready(self) -> str | None:
         """None where requests can be taken; else what is missing."""
         if self.draining:
             return "the server is about to stop"
-        if not self.batcher.alive:
-            return "the thread that answers has ended"
+        if dead := self.dead():
+            return dead
         if not self.watch.reachable:
             return "the store cannot be reached"
         return None
@@ -140,6 +161,7 @@ class Service:
         seconds = self.settings.drain_seconds
         answered, made = self.batcher.drain(seconds), self.workshop.drain(seconds)
         if not (answered and made):
-            log.warning("stopped before everything was done", extra={"answered": answered, "edited": made})
+            log.warning("stopping before everything is done", extra={"answered": answered, "edited": made})
         self.watch.close()
         self.store.close()
+        log.info("ended", extra={"answered": answered, "edited": made})

@@ -57,6 +57,7 @@ class ServeSettings:
             is taken in as `codebook` is.
         host, port: where to listen.
         open_read: whether anybody may ask and look, without a token, beyond loopback too.
+        workers: batches that are answered at the same time; 0 lets the model's size and the processor's cores decide.
         drain_seconds: how long requests that run may take when the server is told to stop.
         poll_seconds: how often a SQLite file is looked at for what other processes committed.
     """
@@ -72,6 +73,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     open_read: bool = False
+    workers: int = 0
     drain_seconds: float = 30.0
     poll_seconds: float = 0.25
     log_format: str = "json"

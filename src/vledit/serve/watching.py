@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from .store.book import EditStore
 from .store.database import CHANNEL, StoreError
+from .workers import Worker
 
 log = logging.getLogger("vledit.serve")
 
@@ -26,8 +27,7 @@ class Watch:
         self.reachable = True
         self._end = threading.Event()
         work = self._listen if store.kind == "postgresql" else self._look
-        self._thread = threading.Thread(target=work, name="vledit-revisions", daemon=True)
-        self._thread.start()
+        self.thread = Worker("vledit-revisions", work)
 
     def tell(self, revision: int) -> None:
         """This process committed a revision."""
@@ -36,7 +36,7 @@ class Watch:
     def close(self) -> None:
         """Stops watching."""
         self._end.set()
-        self._thread.join(5)
+        self.thread.join(5)
 
     def _read(self) -> None:
         try:
