@@ -110,25 +110,23 @@ def use(folder: Path) -> None:
         module.encoder = lambda *_: written  # type: ignore[attr-defined]
 
 
-def crowded(test: Sequence[Any], others: Sequence[Any], count: int = 1000) -> list[Any]:
-    """A long sequence: every fifth edit is about a fact of another split, since the test split has fewer than a thousand facts.
+def crowded(test: Sequence[Any], others: Sequence[Any], count: int = 1000, scored: int = 100) -> list[Any]:
+    """A long sequence, filled with facts of another split, since the test split has fewer than a thousand.
 
-    `bench --at 1000 --score 200` scores the edits at places 2, 7, 12, …: of the test split all of them. Only these have probes.
+    Those that `bench --at 1000 --score 100` scores are of the test split. Only these have probes.
     """
     from vledit.data.benchmarks import spread
     from vledit.data.icons.sequence import in_sequence
     from vledit.evaluate.plan import Plan
 
-    own = spread(test, count)[: count - count // 5]
+    own = spread(test, count)
     fill = spread(others, count - len(own))
-    more = len(fill) - count // 5  # where the test split has fewer than four fifths
+    places = set(Plan("sequential", scored=scored).places(count))
+    filled = set(spread([place for place in range(count) if place not in places], len(fill)) if fill else ())
     crowd, rest = iter(fill), iter(own)
-    mixed = [
-        next(crowd if place % 5 == 0 or (place % 5 == 1 and place // 5 < more) else rest) for place in range(count)
-    ]
-    scored = set(Plan("sequential", scored=200).places(count))
+    mixed = [next(crowd if place in filled else rest) for place in range(count)]
     return [
-        case if place in scored else replace(case, generality={}, locality={})
+        case if place in places else replace(case, generality={}, locality={})
         for place, case in enumerate(in_sequence(mixed))
     ]
 
