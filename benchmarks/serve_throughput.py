@@ -53,10 +53,17 @@ def rate(
     return answers / (time.perf_counter() - began)
 
 
+def batches(address: str) -> tuple[float, float]:
+    """How many batches were answered so far, and how many questions in them."""
+    page = Client(address).call("GET", "/metrics")[2].decode()
+    figures = dict(line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("vledit_batch_size_"))
+    return float(figures["vledit_batch_size_count"]), float(figures["vledit_batch_size_sum"])
+
+
 def main() -> None:
     """Prints a table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--answers", type=int, default=48, help="of each measurement")
+    options.add_argument("--answers", type=int, default=48, help="of 8 clients in each round; one by one half as many")
     options.add_argument(
         "--question", default=QUESTION, help="short answers by default; 'Describe the picture.' for long"
     )
@@ -91,15 +98,21 @@ def main() -> None:
             rate(address, model, pictures, given.question, clients, 8, given.tokens)  # warm
         rates: dict[str, list[float]] = {way: [] for way in ways}
         costs: dict[str, list[float]] = {way: [] for way in ways}
+        sizes: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(given.rounds):
             for way, (model, clients) in ways.items():
+                count, questions = batches(address)
                 before = processor_seconds(process.pid)
-                rates[way].append(rate(address, model, pictures, given.question, clients, given.answers, given.tokens))
-                costs[way].append((processor_seconds(process.pid) - before) / given.answers)
+                answers = given.answers if clients > 1 else given.answers // 2
+                rates[way].append(rate(address, model, pictures, given.question, clients, answers, given.tokens))
+                costs[way].append((processor_seconds(process.pid) - before) / answers)
+                now_count, now_questions = batches(address)
+                sizes[way].append((now_questions - questions) / (now_count - count))
         for way, found in rates.items():
             print(
                 f"{way:26} {statistics.median(found):7.2f} answers/s (rounds {min(found):.2f} to {max(found):.2f}), "
-                f"{1000 * statistics.median(costs[way]):.0f} ms of processor time each"
+                f"{1000 * statistics.median(costs[way]):.0f} ms of processor time each, "
+                f"{statistics.median(sizes[way]):.1f} in a batch"
             )
         print("                                        by the clock   by processor time")
         alone_base, many_base, alone, many = (

@@ -64,6 +64,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = self._gathering = False
         self._taken: list[list[Ask]] = [[] for _ in range(workers)]
+        self._last = 0
+        """Questions in the last batch."""
         self._seconds = 1.0
         """Of a batch, as a running mean; what a refused client is told to wait is guessed from it."""
         self._workers = [self._worker(number) for number in range(workers)]
@@ -137,7 +139,7 @@ class Batcher:
                 self._changed.wait()
             if self._waiting and len(self._waiting) < self._most and not self._closing:
                 self._gathering = True
-                self._changed.wait_for(lambda: len(self._waiting) >= self._most or self._closing, self._gather)
+                self._wait_for_others()
                 self._gathering = False
             taken: list[Ask] = []
             left: deque[Ask] = deque()
@@ -149,10 +151,25 @@ class Batcher:
                     left.append(ask)
                 elif ask.reply.set_running_or_notify_cancel():  # a client that has gone away is not answered
                     taken.append(ask)
-            self._waiting, self._taken[number] = left, taken
+            self._waiting, self._taken[number], self._last = left, taken, len(taken)
             self._changed.notify_all()
             busy = sum(map(bool, self._taken))
             return min(len(self._taken), busy + len(left))
+
+    def _wait_for_others(self) -> None:
+        """Waits a moment for questions that could come into the batch.
+
+        Where several are in work, or were in the last batch, their clients ask again one shortly after the other: as long as they
+        do, and a twentieth of a batch's time is not over, it is worth waiting for the next one.
+        """
+        crowd = self.running > 0 or self._last > 1
+        gap = 3 * self._gather if crowd else self._gather
+        until = time.monotonic() + max(self._gather, self._seconds / 20 if crowd and self._gather else 0)
+        while len(self._waiting) < self._most and not self._closing:
+            there, left = len(self._waiting), min(gap, until - time.monotonic())
+            more = lambda there=there: len(self._waiting) > there or self._closing  # noqa: E731
+            if left <= 0 or not self._changed.wait_for(more, left):
+                return
 
     def _work(self, number: int) -> None:
         while True:
