@@ -129,7 +129,7 @@ def effect(name: str, made: Any, term: str) -> Effect:
         (request.image, request.question, request.answer),
         (probe.image, probe.question, request.answer),
     ):
-        trunk = vlm.trunk(vlm.encode([image], [question], [answer]), made.layer)
+        trunk = vlm.trunk(vlm.encode([image], [question], [answer]), vlm.resolve_site(made.site).layer)
         seen.append((vlm.site_output(trunk, made.site)[0], trunk.encoded))
     own, (read, write) = edit_of(made.module, *seen[0])
     tokens, encoded = seen[1]

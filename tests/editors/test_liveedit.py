@@ -10,12 +10,14 @@ from tests.contract.fitted import fitted
 from tests.evaluate.small import case
 from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.data.case import EditRequest
+from vledit.editors.adversarial_fit import usual_probes
 from vledit.editors.edited_model import EditedModel
-from vledit.editors.liveedit import Experts, Features, LiveEditFit, fused
-from vledit.editors.liveedit_fit import LiveEditJob, routing
+from vledit.editors.liveedit import Experts, Features, LiveEditFit, affinity, edit_of, fused
+from vledit.editors.liveedit_fit import INSIDE, LiveEditJob, routing
 from vledit.editors.registry import editor
 from vledit.editors.training.fitting import Fitting
 from vledit.errors import InputError, MissingDataError
+from vledit.vlm.acting import layers_acting
 
 REQUEST = EditRequest(picture(1), QUESTIONS[0], "two cups", (), "cups")
 SMALL = {"steps": 40, "save_every": 100, "width": 16, "heads": 2, "queries": 2, "learning_rate": 0.01}
@@ -125,8 +127,8 @@ def test_routing_terms_have_steps_of_their_own_and_are_those_of_a_loop(vlm, tmp_
     assert "visual" not in apart.losses(0, random.Random(0))
     assert {"visual", "text", "sentinel"} <= set(joint.losses(0, random.Random(0)))
     network = apart.module
-    read = [apart._read(number) for number in range(3)]
-    prompts = [prompt for inside, outside in read for prompt in (*inside, *outside)]
+    read = [apart.frozen[number] for number in range(3)]
+    prompts = [apart._prompt(one, row) for one in read for row in range(len(one))]
     many = apart._features("of_request", prompts)
     for row, (question, visual) in enumerate(prompts):
         alone = network.of_request(question, visual if len(visual) else network.blind, network.sentinel)
@@ -160,3 +162,52 @@ def test_unfit_settings_and_a_model_without_a_fitting_are_told(vlm):
         LiveEditFit(width=10, heads=4)
     with pytest.raises(MissingDataError, match="vledit fit --editor liveedit"):
         editor("liveedit").edit(vlm, REQUEST)
+
+
+def test_the_layers_below_the_experts_run_once_for_each_edit_and_dropped_ones_come_back_to_the_same_bits(vlm, tmp_path):
+    cases = [case(number) for number in range(2)]
+    runs = []
+    own, vlm.trunk = vlm.trunk, lambda *given: runs.append(given) or own(*given)
+    kept, dropped = (
+        LiveEditJob.of(Fitting(vlm, cases, tmp_path, LiveEditFit(**SMALL, memory_gb=memory))) for memory in (1.0, 0.0)
+    )
+    dropped.module.load_state_dict(kept.module.state_dict())
+    found = {}
+    for name, job in (("kept", kept), ("dropped", dropped)):
+        runs.clear()
+        found[name] = [job.losses_of([0, 1], random.Random(step)) for step in range(3)]
+        found[name].append(job.light_losses(0, random.Random(0)))
+        assert len(runs) == (2 if name == "kept" else 8)
+    for some, others in zip(found["kept"], found["dropped"], strict=True):
+        assert {name: one.item() for name, one in some.items()} == {name: one.item() for name, one in others.items()}
+
+
+def test_the_terms_of_a_step_are_those_of_requests_that_are_run_one_by_one(vlm, tmp_path):
+    """From the pictures up, one request at a time: the answer where it is in scope, the divergence from the base where not."""
+    job = LiveEditJob.of(Fitting(vlm, [case(0), case(1)], tmp_path, LiveEditFit(**SMALL)))
+    found = job.losses_of([0, 1], random.Random(3))
+    draw, network, layer = random.Random(3), job.module, vlm.resolve_site(job.site).layer
+    answer, away = [], []
+    for number in (0, 1):
+        request, frozen = job.cases[number].request, job.frozen[number]
+        rows, names = job._chosen(frozen, draw)
+        probes = list(usual_probes(job.cases[number]))
+        asked = [(request.image, request.question, request.answer)]
+        asked += [(one.image, one.question, request.answer) for known, one in probes if known]
+        asked += [(one.image, one.question, one.answer or request.answer) for known, one in probes if not known]
+        trunk = vlm.trunk(vlm.encode(*([one] for one in asked[0])), layer)
+        own, expert = edit_of(network, vlm.site_output(trunk, job.site)[0], trunk.encoded)
+        for row, name in zip(rows, names, strict=True):
+            trunk = vlm.trunk(vlm.encode(*([one] for one in asked[row])), layer)
+            tokens, encoded = vlm.site_output(trunk, job.site)[0], trunk.encoded
+            seen = network.features(network.of_request, tokens, encoded.question_mask[0], encoded.visual_mask[0])
+            gate = float(affinity(seen.psi, own.psi).sigmoid())
+            base = vlm.head(trunk, positions=encoded.predict_mask).log_softmax(-1)
+            with layers_acting(vlm, [{job.site: Experts([(gate, *expert)])}], encoded):
+                edited = vlm.head(trunk, positions=encoded.predict_mask).log_softmax(-1)
+            if name == INSIDE:
+                answer += (-edited[torch.arange(len(edited)), encoded.targets]).tolist()
+            else:
+                away += (base.exp() * (base - edited)).sum(-1).tolist()
+    assert float(found["answer"]) == pytest.approx(sum(answer) / len(answer), rel=1e-3)
+    assert float(found["locality"]) == pytest.approx(sum(away) / len(away), rel=1e-2, abs=1e-6)

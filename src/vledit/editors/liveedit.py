@@ -176,7 +176,7 @@ def fused(scores: Sequence[float], texts: Sequence[float], sentinel: float) -> d
 class Experts:
     """h ← h + Σ w relu(LN(h) Uᵀ) V at every token."""
 
-    def __init__(self, parts: Sequence[tuple[float, Tensor, Tensor]]):
+    def __init__(self, parts: Sequence[tuple[float | Tensor, Tensor, Tensor]]):
         self.reads = torch.cat([read for _, read, _ in parts])
         self.writes = torch.cat([weight * write for weight, _, write in parts])
 

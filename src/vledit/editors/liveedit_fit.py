@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.case import EditCase, Probe
+from ..data.case import EditCase
 from ..vlm.acting import layers_acting
 from .adversarial_fit import fitting_cases, term_probes, usual_probes
 from .liveedit import Experts, Features, LiveEditFit, LiveEditNetwork, affinity, edit_of, site_of
 from .retrieval_job import FittedJob
-from .training.cases import base_log_probs
+from .training.frozen import FrozenRequests, Kept
 from .training.losses import answer_loss, kl_from_base
 from .training.requests import Forced, Requests
 
@@ -31,15 +31,26 @@ if TYPE_CHECKING:
 SIZE_OF = 8
 """Training edits whose prompts say how large what leaves the site is."""
 
+AWAY = 1
+"""Requests out of scope per edit and step."""
+
+PICTURES_GB = 0.1
+"""Most that pictures take: each is needed once, when its edit is read."""
+
+INSIDE, OUTSIDE = "inside", "outside"
+
 
 class LiveEditJob(FittedJob[LiveEditFit, LiveEditNetwork]):
-    """What `training.loop` runs."""
+    """What `training.loop` runs.
+
+    Everything below the experts is frozen: the requests of an edit run it once, when the edit is drawn first.
+    """
 
     def __init__(self, fitting: Fitting, cases: list[EditCase], site: str, network: LiveEditNetwork):
         super().__init__(fitting, cases, network)
-        self.site, self.layer = site, self.vlm.resolve_site(site).layer
-        self.requests = Requests(self.vlm, self.settings.memory_gb)
-        self._kept: dict[int, tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]] = {}
+        self.site = site
+        self.requests = Requests(self.vlm, min(self.settings.memory_gb, PICTURES_GB))
+        self.frozen = Kept(self._read, self.settings.memory_gb)
 
     @classmethod
     def of(cls, fitting: Fitting) -> LiveEditJob:
@@ -53,53 +64,57 @@ class LiveEditJob(FittedJob[LiveEditFit, LiveEditNetwork]):
 
     def start(self) -> None:
         """Looks at how large what leaves the site is."""
-        trunk = self._trunk([self._own(number) for number in range(min(SIZE_OF, len(self)))])
-        tokens = self.vlm.site_output(trunk, self.site)[trunk.encoded.question_mask]
+        found = [self.frozen[number] for number in range(min(SIZE_OF, len(self)))]
+        tokens = torch.cat([one.tokens[0][one.trunk.encoded.question_mask[0]] for one in found])
         self.module.size.copy_(tokens.float().pow(2).mean().sqrt())
 
     def losses_of(self, numbers: Sequence[int], draw: random.Random) -> Mapping[str, Tensor]:
         """The terms of some edits, and of the routing among them."""
         numbers = list(dict.fromkeys(numbers))
-        inside = [(place, one) for place, number in enumerate(numbers) for one in self._inside(number, draw)]
-        outside = [(place, one) for place, number in enumerate(numbers) for one in self._outside(number, draw)]
-        kept = ["locality"] * len(outside)
-        for place, number in enumerate(numbers):
-            for term, forced in self._terms(number):
-                outside.append((place, forced))
-                kept.append(term)
-        asked = [*inside, *outside]
-        trunk = self._trunk([*(self._own(number) for number in numbers), *(one for _, one in asked)])
-        tokens, encoded, count = self.vlm.site_output(trunk, self.site), trunk.encoded, len(numbers)
-        made = [edit_of(self.module, tokens[row], encoded, row) for row in range(count)]
-        seen = [
-            self.module.features(
-                self.module.of_request, tokens[row], encoded.question_mask[row], encoded.visual_mask[row]
-            )
-            for row in range(count, count + len(asked))
-        ]
-        phi, psi = (torch.stack([getattr(own, name) for own, _ in made]) for name in ("phi", "psi"))
-        experts = [
-            Experts([(affinity(one.psi, psi[place]).sigmoid(), *made[place][1])])  # type: ignore[list-item]
-            for one, (place, _) in zip(seen, asked, strict=True)
-        ]
-        rows = trunk.select(list(range(count, count + len(asked))))
-        logits, owners, targets = self._logits(rows, experts), rows.encoded.target_rows, rows.encoded.targets
-        own = owners < len(inside)
+        parts = [(self.frozen[number], *self._chosen(self.frozen[number], draw)) for number in numbers]
+        made = [edit_of(self.module, one.tokens[0], one.trunk.encoded) for one, *_ in parts]
+        seen = [self._features("of_request", [self._prompt(one, row) for row in rows]) for one, rows, _ in parts]
+        said: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for (one, rows, names), (own, expert), asked in zip(parts, made, seen, strict=True):
+            gates = affinity(asked.psi, own.psi).sigmoid()
+            picked = one.trunk.select(rows)
+            logits = self._logits(picked, [Experts([(gate, *expert)]) for gate in gates])
+            owners = picked.encoded.target_rows
+            for name in dict.fromkeys(names):
+                places = [place for place, found in enumerate(names) if found == name]
+                at = torch.isin(owners, torch.tensor(places, device=owners.device))
+                wanted = picked.encoded.targets[at] if name == INSIDE else one.base_log_probs([rows[p] for p in places])
+                said.setdefault(name, []).append((logits[at], wanted))
         weights = self.settings.weights
-        found = {"answer": weights.edit * answer_loss(logits[own], targets[own])}
-        if outside:
-            base = self._base(rows, list(range(len(inside), len(asked))))
-            of, edited = owners[~own] - len(inside), logits[~own]
-            for term in dict.fromkeys(kept):
-                at = torch.isin(of, torch.tensor([n for n, name in enumerate(kept) if name == term], device=of.device))
-                weight = weights.locality if term == "locality" else weights.adversarial
-                found[term] = weight * kl_from_base(base[at], edited[at])
+        found = {}
+        for name, pairs in said.items():
+            logits, wanted = (torch.cat(some) for some in zip(*pairs, strict=True))
+            if name == INSIDE:
+                found["answer"] = weights.edit * answer_loss(logits, wanted)
+            else:
+                weight = weights.locality if name == OUTSIDE else weights.adversarial
+                found["locality" if name == OUTSIDE else name] = weight * kl_from_base(wanted, logits)
         if self.light_steps:
             return found
-        usual = len(inside) + kept.count("locality")  # the gates learn from the benchmark's own cells alone
-        places = [place for place, _ in asked[:usual]]
-        gates = Features(*(torch.stack(some) for some in zip(*seen[:usual], strict=True)))
-        return {**found, **routing(gates, places, len(inside), phi, psi)}
+        # the gates learn from the benchmark's own cells alone
+        asked = [
+            (name == OUTSIDE, place, Features(*(part[row] for part in some)))
+            for place, ((_, _, names), some) in enumerate(zip(parts, seen, strict=True))
+            for row, name in enumerate(names)
+            if name in (INSIDE, OUTSIDE)
+        ]
+        asked.sort(key=lambda one: one[0])
+        gates = Features(*(torch.stack(some) for some in zip(*(one for *_, one in asked), strict=True)))
+        phi, psi = (torch.stack([getattr(own, name) for own, _ in made]) for name in ("phi", "psi"))
+        inside = sum(not away for away, *_ in asked)
+        return {**found, **routing(gates, [place for _, place, _ in asked], inside, phi, psi)}
+
+    def _chosen(self, one: FrozenRequests, draw: random.Random) -> tuple[list[int], list[str]]:
+        """Rows of a step, and what each is: the edit itself, requests in its scope and out of it, the adversarial terms."""
+        known, away = one.at(INSIDE), one.at(OUTSIDE)
+        rows = [0, *draw.sample(known[1:], min(1, len(known) - 1)), *draw.sample(away, min(AWAY, len(away)))]
+        rows += [row for row, name in enumerate(one.names) if name not in (INSIDE, OUTSIDE)]
+        return rows, [one.names[row] for row in rows]
 
     # --- routing in steps of its own ------------------------------------------------------------------------------
 
@@ -110,91 +125,53 @@ class LiveEditJob(FittedJob[LiveEditFit, LiveEditNetwork]):
 
     def light_losses(self, step: int, draw: random.Random) -> Mapping[str, Tensor]:
         """The routing among `routing` edits (`drawn`)."""
-        read = [self._read(number) for number in self.drawn(self.settings.routing, step, draw)]
-        inside, outside = [], []
-        for place, (known, away) in enumerate(read):
-            inside += [(place, one) for one in (known[0], *draw.sample(known[1:], min(1, len(known) - 1)))]
-            outside += [(place, one) for one in draw.sample(away, min(2, len(away)))]
-        edits = self._features("of_edit", [known[0] for known, _ in read])
+        inside, outside, edits = [], [], []
+        for place, number in enumerate(self.drawn(self.settings.routing, step, draw)):
+            one = self.frozen[number]
+            known, away = one.at(INSIDE), one.at(OUTSIDE)
+            edits.append(self._prompt(one, 0))
+            for row in (0, *draw.sample(known[1:], min(1, len(known) - 1))):
+                inside.append((place, self._prompt(one, row)))
+            for row in draw.sample(away, min(2, len(away))):
+                outside.append((place, self._prompt(one, row)))
+        own = self._features("of_edit", edits)
         asked = [*inside, *outside]
         seen = self._features("of_request", [one for _, one in asked])
-        return routing(seen, [place for place, _ in asked], len(inside), edits.phi, edits.psi)
+        return routing(seen, [place for place, _ in asked], len(inside), own.phi, own.psi)
 
     def _features(self, extractor: str, prompts: Sequence[tuple[Tensor, Tensor]]) -> Features:
-        module, device = self.module, self.vlm.device
-        questions = [question.to(device).float() for question, _ in prompts]
-        visuals = [visual.to(device).float() if len(visual) else module.blind for _, visual in prompts]
+        module = self.module
+        questions = [question.float() for question, _ in prompts]
+        visuals = [visual.float() if len(visual) else module.blind for _, visual in prompts]
         return getattr(module, extractor).many(questions, visuals, module.sentinel)
 
-    def _read(self, number: int) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-        """What leaves the site at the question's and the picture's tokens, of an edit's requests in scope, itself first, and out
-        of scope; run once, and kept in the model's precision."""
-        if number not in self._kept:
-            case = self.cases[number]
-            probes = list(usual_probes(case))
-            inside = [self._own(number), *(self._forced(one, case) for known, one in probes if known)]
-            outside = [self._forced(one, case) for known, one in probes if not known]
-            parts = [[one for one in some if self.requests.fits(one)] for some in (inside, outside)]
-            with torch.no_grad():
-                trunk = self._trunk([one for some in parts for one in some])
-                tokens, encoded = self.vlm.site_output(trunk, self.site), trunk.encoded
-                rows = [
-                    (row[question].clone(), row[visual].clone())
-                    for row, question, visual in zip(tokens, encoded.question_mask, encoded.visual_mask, strict=True)
-                ]
-            self._kept[number] = rows[: len(parts[0])], rows[len(parts[0]) :]
-        return self._kept[number]
-
     @staticmethod
-    def _forced(probe: Probe, case: EditCase) -> Forced:
-        return Forced(probe.image, probe.question, case.request.answer)
+    def _prompt(one: FrozenRequests, row: int) -> tuple[Tensor, Tensor]:
+        """What leaves the site at a row's question and at its picture."""
+        tokens, encoded = one.tokens[row], one.trunk.encoded
+        return tokens[encoded.question_mask[row]], tokens[encoded.visual_mask[row]]
 
     def _logits(self, rows: Trunk, experts: Sequence[Experts]) -> Tensor:
         with layers_acting(self.vlm, [{self.site: expert} for expert in experts], rows.encoded):
             return self.vlm.head(rows, positions=rows.encoded.predict_mask).float()
 
-    def _base(self, rows: Trunk, some: Sequence[int]) -> Tensor:
-        """(n, V): the base's log-probabilities where these rows' answers are predicted."""
-        vlm, part = self.vlm, rows.select(some)
-        with vlm.lock, torch.inference_mode(False), torch.no_grad():
-            hidden = vlm.run_layers(part, part.hidden, part.layer)
-            return base_log_probs(vlm, vlm.anatomy.finish(hidden[part.encoded.predict_mask]))
-
     # --- cases --------------------------------------------------------------------------------------------------------
 
-    def _trunk(self, asked: Sequence[Forced]) -> Trunk:
-        return self.vlm.trunk(self.requests.batch(asked), self.layer)
-
-    def _own(self, number: int) -> Forced:
-        request = self.cases[number].request
-        return Forced(request.image, request.question, request.answer)
-
-    def _inside(self, number: int, draw: random.Random) -> list[Forced]:
-        """The edit itself, and one request in its scope."""
-        case = self.cases[number]
-        probes = [probe for inside, probe in usual_probes(case) if inside]
-        return [self._own(number), *self._some(probes, case.request.answer, draw, 1)]
-
-    def _outside(self, number: int, draw: random.Random) -> list[Forced]:
-        """Two requests out of scope; any text may be forced there, as the base's distribution is what is wanted."""
-        case = self.cases[number]
-        return self._some([probe for inside, probe in usual_probes(case) if not inside], "", draw, 2, case)
-
-    def _terms(self, number: int) -> list[tuple[str, Forced]]:
-        """The adversarial terms of an edit, with its answer forced."""
-        case = self.cases[number]
-        planned = term_probes(case, self.settings.terms()).items()
-        found = [(term, Forced(probe.image, probe.question, case.request.answer)) for term, probe in planned]
-        return [(term, forced) for term, forced in found if self.requests.fits(forced)]
-
-    def _some(
-        self, probes: list[Probe], answer: str, draw: random.Random, most: int, case: EditCase | None = None
-    ) -> list[Forced]:
-        chosen = draw.sample(probes, min(most, len(probes)))
-        found = [
-            Forced(p.image, p.question, answer or p.answer or (case.request.answer if case else "")) for p in chosen
+    def _read(self, number: int) -> FrozenRequests:
+        """An edit's requests: itself, in scope with its answer, out of scope, where any text may be forced, as the base's
+        distribution is what is wanted, and the adversarial terms with its answer."""
+        case, probes = self.cases[number], list(usual_probes(self.cases[number]))
+        request, answer = case.request, case.request.answer
+        asked = [(INSIDE, Forced(request.image, request.question, answer))]
+        asked += [(INSIDE, Forced(one.image, one.question, answer)) for known, one in probes if known]
+        asked += [
+            (OUTSIDE, Forced(one.image, one.question, one.answer or answer)) for known, one in probes if not known
         ]
-        return [one for one in found if self.requests.fits(one)]
+        planned = term_probes(case, self.settings.terms()).items()
+        asked += [(term, Forced(one.image, one.question, answer)) for term, one in planned]
+        return FrozenRequests.read(
+            self.requests, self.site, [asked[0], *((name, one) for name, one in asked[1:] if self.requests.fits(one))]
+        )
 
 
 def routing(seen: Features, places: Sequence[int], inside: int, phi: Tensor, psi: Tensor) -> dict[str, Tensor]:
