@@ -9,6 +9,7 @@ import pytest
 from tests.demo.standins import StandIn
 from vledit.cli import session
 from vledit.codebook import Codebook
+from vledit.data.case import EditRequest
 
 from .conftest import Cli
 
@@ -64,6 +65,28 @@ def test_a_second_edit_of_the_same_fact_retires_the_first(cli: Cli, apple: Path)
     assert found["relation"]["kind"] == "conflict"
     assert found["relation"]["retires"] == ["one"]
     assert (found["before"], found["after"]) == ("Dell", "IBM")
+
+
+@pytest.mark.parametrize("others", ["theirs", "mine"], ids=["another id", "the same id"])
+def test_a_codebook_that_another_process_made_during_the_edit_is_added_to(cli: Cli, apple: Path, monkeypatch, others):
+    """Of several processes that create one file at once none loses its work."""
+    ordinary = StandIn.edit
+
+    def meanwhile(self, request, *given, **settings):
+        made = ordinary(self, request, *given, **settings)
+        monkeypatch.setattr(StandIn, "edit", ordinary)
+        text = StandIn().edit(EditRequest(None, "What is the capital of France?", "Madrid", (), others))
+        with Codebook.create("b.vledit", self.vlm.fingerprint, self.vlm.name) as book:
+            book.add(text.entry)
+        return made
+
+    monkeypatch.setattr(StandIn, "edit", meanwhile)
+    ran = edit(cli, apple, "--codebook", "b.vledit", "--id", "mine", "--json")
+    assert ran.code == 0, ran.err
+    with Codebook.open("b.vledit") as book:
+        assert [one.answer for one in book.active()] == ["Madrid", "Dell"]
+        assert book.active()[1].id == ran.json["id"] == ("mine" if others == "theirs" else "mine-2")
+    assert ran.json["after"] == "Dell"
 
 
 def test_a_failed_edit_leaves_no_codebook_behind(cli: Cli, apple: Path, tmp_path: Path):

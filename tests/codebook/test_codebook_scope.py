@@ -234,3 +234,89 @@ def test_a_radius_among_many_entries():
         Scope("last", key, 50.0, crowd=((10, 40.0), (100, 41.0)))
     with pytest.raises(InputError, match="crowd"):
         Scope("last", key, 50.0, crowd=((100, 40.0), (10, 30.0)))
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+@pytest.mark.parametrize("block", [1, 7, 12, 1 << 22])
+def test_many_keys_are_taken_in_blocks_and_no_row_is_left_out(monkeypatch, kind, block):
+    monkeypatch.setattr("vledit.codebook.scope._BLOCK", block)
+    keys, queries = tensor(11, 3).numpy(), tensor(2, 3).numpy() + 1
+    found = distance(keys, queries, kind)
+    for b, query in enumerate(queries):
+        assert found[b].tolist() == pytest.approx([slow_distance(key, query, kind) for key in keys], rel=1e-6)
+
+
+def test_a_key_without_a_direction_is_at_cosine_one_of_any_other_and_at_zero_of_itself():
+    keys = [[0.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-5.0, 0.0]]
+    assert distance(keys, [3.0, 0.0], "cosine").tolist() == [[1.0, 0.0, 1.0, 2.0]]
+    assert distance(keys, [0.0, 0.0], "cosine").tolist() == [[0.0, 1.0, 1.0, 1.0]]
+
+
+def test_what_is_unusual_but_right_is_taken():
+    assert Scope("mean", [0.0, 0.0], 1.0).width == 2  # without a direction, but Euclidean
+    assert Scope("mean", [[1.0, 2.0, 3.0]], 0.0, "cosine", alpha=1.0).width == 3
+    assert Scope("question", [1.0], 1.0, prompt="question", alpha=0).alpha == 0.0
+    assert Anchors("backbone", "", "black", 0.0, 0.0).positive_question == ""
+    assert Scope("last", [1.0], 9.0, crowd=((1, 9.0), (2, 9.0))).radius_among(2) == 9.0
+    assert Scope("last", [1.0], 9.0, crowd=((2, 9.0), (4, 5.0))).radius_among(1) == 9.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crowd": ((10, 9.0), (10, 8.0))}, "have to rise"),
+        ({"crowd": ((0, 9.0), (10, 8.0))}, "at least 1, not 0"),
+        ({"crowd": ((1, -1.0),)}, "Scope.crowd: -1.0"),
+        ({"alpha": -0.5}, "Scope.alpha: -0.5"),
+        ({"name": 3}, "Scope.name: a text that is not empty is expected, not 3"),
+        ({"name": "\ud800"}, "Scope.name: holds characters that UTF-8 cannot write"),
+        ({"key": [[[1.0]]]}, r"Scope.key: shape \(N, D\)"),
+    ],
+)
+def test_scope_refuses_what_is_at_the_edge(change, message):
+    with pytest.raises(InputError, match=message):
+        Scope(**{"name": "mean", "key": [1.0, 2.0], "radius": 9.0, **change})
+
+
+def test_anchors_that_say_nothing_are_refused():
+    for field, value in (("negative", " "), ("negative", None), ("positive_question", 1)):
+        with pytest.raises(InputError, match=f"Anchors.{field}: a text"):
+            Anchors(**{"positive_source": "supplied", "positive_question": "Which?", "negative": "black",
+                       "d_positive": 1.0, "d_negative": 2.0, field: value})  # fmt: skip
+
+
+def test_pool_key_takes_masks_of_its_own_shape_alone_and_padding_never_counts():
+    x, masks = tensor(2, 4, 3), _masks("qqqt", "vvqt")
+    for name in ("visual", "question"):
+        wrong = {**masks, f"{name}_mask": masks[f"{name}_mask"][:, :3]}
+        with pytest.raises(InputError, match=r"\(B, T, H\)"):
+            pool_key(x, key_tokens=name, **wrong)
+    with pytest.raises(InputError, match=r"\(B, T, H\)"):
+        pool_key(x[0], masks["prompt_mask"])
+    with pytest.raises(InputError, match="answer_mask: needed for key_tokens='prompt\\+answer'"):
+        pool_key(x, masks["prompt_mask"], "prompt+answer")
+    with pytest.raises(UnknownNameError, match="unknown key_tokens 'first'"):
+        pool_key(x, masks["prompt_mask"], "first")
+    with pytest.raises(InputError, match="row 0 has no token for key_tokens='last'"):
+        pool_key(x, torch.zeros(2, 4, dtype=torch.bool), "last")
+    found = pool_key(x.requires_grad_(), masks["prompt_mask"])
+    assert (found.dtype, found.device.type, found.requires_grad) == (torch.float32, "cpu", False)
+
+
+def test_noise_draws_every_value_of_every_channel_and_a_random_picture_is_a_full_colour_copy():
+    noise = anchor_picture("noise", (90, 70))
+    assert (noise.size, noise.mode, noise.getextrema()) == ((90, 70), "RGB", ((0, 255),) * 3)
+    assert noise.tobytes() == anchor_picture("noise", (90, 70), seed=0).tobytes()
+    grey = Image.new("L", (3, 2), 7)
+    assert anchor_picture("random", 6, sampler=[grey]).mode == "RGB"
+    assert anchor_picture("random", 6, sampler=lambda draw: grey).mode == "RGB"
+    same_colour = Image.new("RGB", (2, 3), (7, 7, 7))
+    assert anchor_picture("random", 6, grey, [same_colour]).size == (2, 3)  # as many bytes, another shape
+    assert anchor_picture("black", 1).size == (1, 1)
+    for size in ((4, 0), (-1, 4), 0):
+        with pytest.raises(InputError, match="at least 1 pixel"):
+            anchor_picture("black", size)
+    three = [Image.new("RGB", (1, 1), colour) for colour in ("red", "green", "blue")]
+    drawn = [anchor_picture("random", 6, sampler=three, seed=seed).tobytes() for seed in range(12)]
+    assert len(set(drawn)) == 3
+    assert drawn == [anchor_picture("random", 6, sampler=three, seed=seed).tobytes() for seed in range(12)]

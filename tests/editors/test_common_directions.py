@@ -88,3 +88,14 @@ def test_those_of_pocket_come_with_the_package_and_hold_what_its_inputs_have_in_
     held = [((x @ some.T).norm(dim=1) / x.norm(dim=1)).min().item() for some in (directions, drawn)]
     assert held[0] > 0.9
     assert held[1] < 0.3
+
+
+def test_whoever_watches_is_told_what_takes_long_and_only_the_first_time(loaded, monkeypatch, capsys):
+    monkeypatch.setattr(common_directions.sys.stderr, "isatty", lambda: True, raising=False)
+    measure(loaded(), "-1.mlp.out", 4)
+    assert capsys.readouterr().err.startswith("span: measuring what all questions have in common")
+    measure(loaded(), "-1.mlp.out", 4)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(common_directions.sys.stderr, "isatty", lambda: False, raising=False)
+    measure(loaded(), "-1.mlp.out", 3)
+    assert capsys.readouterr() == ("", "")

@@ -82,6 +82,16 @@ class TestNames:
         with pytest.raises(MissingDataError, match="`vledit convert minigpt4`"):
             loading.load_vlm(name)
 
+    def test_prints_no_bars_and_leaves_those_of_others_on(self, saved, capfd):
+        from transformers.utils import logging
+
+        folder, _ = saved("pocket")
+        capfd.readouterr()
+        logging.enable_progress_bar()
+        vledit.load(folder)
+        assert capfd.readouterr() == ("", "")
+        assert logging.is_progress_bar_enabled()
+
     def test_says_which_family_it_took_the_model_for(self, saved):
         assert "MiniGPT-4" in repr(loading.load_vlm(saved("minigpt4")[0]))
 
