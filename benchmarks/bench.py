@@ -49,11 +49,11 @@ def main() -> None:
     began = time.time()
     vlm = vledit.load("pocket", device=options.device).vlm
     clock = options.clock or ("cpu" if options.device == "cpu" else "wall")
-    rounds = options.rounds or (7 if options.quick else 15)
+    rounds = options.rounds or (5 if options.quick else 15)
     bench = Bench(vlm, rounds, options.quick, clock, lambda figure: print(figure.line(), flush=True))
     sizes = [int(one) for one in options.entries.split(",")] if options.entries else None
     if "answers" in topics:
-        answers.measure(bench, sizes or ([1, 1_000, 10_000] if options.quick else [1, 1_000, 10_000, 100_000]))
+        answers.measure(bench, sizes or ([1, 10_000] if options.quick else [1, 1_000, 10_000, 100_000]))
     if "batch" in topics:
         answers.batch(bench)
     if "scopes" in topics:

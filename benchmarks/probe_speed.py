@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vledit.evaluate.case_trunks import MAX_NEW_TOKENS
 from vledit.evaluate.checks import BaseGuard
 from vledit.evaluate.manifest import Variant, environment
 from vledit.evaluate.protocols import single
+from vledit.evaluate.runner import ends
 from vledit.evaluate.trunk_cache import TrunkCache
 from vledit.vlm.base import VLM
 
@@ -36,6 +37,8 @@ VARIANTS = [
     Variant("balancedit span", "balancedit", {"rephrase": "supplied", "transformation": "span"}),
     Variant("ft", "ft", {}),
 ]
+PROMPTED = [Variant("ike", "ike", {})]
+"""An editor that changes the prompt: nothing that was computed of the base's prompts holds for it."""
 Verdicts = dict[tuple[str, str, str, str, int], tuple[bool, bool | None]]
 """(variant, case, family, cell, index) → (gives the new answer, answers as before)."""
 
@@ -59,7 +62,7 @@ class Clock:
         return sum(self.seconds.values())
 
 
-def plain_loop(vlm: VLM, case: EditCase, clock: Clock) -> Verdicts:
+def plain_loop(vlm: VLM, case: EditCase, clock: Clock, variants: Sequence[Variant] = tuple(VARIANTS)) -> Verdicts:
     """Edit, `generate` per probe, undo; for every variant."""
     request = case.request
     model = EditedModel(vlm)
@@ -73,7 +76,7 @@ def plain_loop(vlm: VLM, case: EditCase, clock: Clock) -> Verdicts:
         if family == "locality"
     }
     found: Verdicts = {}
-    for variant in VARIANTS:
+    for variant in variants:
         model = EditedModel(vlm)
         clock.time("edits", lambda m=model, v=variant: m.edit(request, v.editor, **v.settings))
         text = clock.time("probes", lambda: ask(request.image, request.question))
@@ -85,11 +88,20 @@ def plain_loop(vlm: VLM, case: EditCase, clock: Clock) -> Verdicts:
     return found
 
 
-def our_way(vlm: VLM, case: EditCase, clock: Clock, guard: BaseGuard, cache: TrunkCache, tokens: bool) -> Verdicts:
+def our_way(
+    vlm: VLM,
+    case: EditCase,
+    clock: Clock,
+    guard: BaseGuard,
+    cache: TrunkCache,
+    tokens: bool,
+    variants: Sequence[Variant] = tuple(VARIANTS),
+) -> Verdicts:
     """As `vledit bench` does it, with its checks."""
-    prepared = clock.time("base", lambda: prepare(vlm, case, tokens=tokens, cache=cache, guard=guard))
+    layer, key_sites = ends(vlm, variants)
+    prepared = clock.time("base", lambda: prepare(vlm, case, layer, tokens, cache, guard, key_sites))
     found: Verdicts = {}
-    for variant in VARIANTS:
+    for variant in variants:
         began, wall = clock.now(), time.perf_counter()
         scored = single(vlm, prepared, variant, guard)
         seconds, wall = clock.now() - began, time.perf_counter() - wall

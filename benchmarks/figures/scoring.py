@@ -8,6 +8,7 @@ from pathlib import Path
 import probe_speed
 
 from vledit.data import icons
+from vledit.data.case import EditCase
 from vledit.evaluate.checks import BaseGuard
 from vledit.evaluate.trunk_cache import TrunkCache
 
@@ -41,4 +42,19 @@ def measure(bench: Bench) -> None:
     for name, found in (("", once), (", base kept from an earlier run", kept)):
         bench.note(f"evaluation, three editors, faster per probe{name}", [scored for scored, _ in found], **about)
         bench.note(f"evaluation, three editors, edits included{name}", [whole for _, whole in found], at_most=False)
+    prompted(bench, [case.trimmed(1) for case in cases], guard, again)
     bench.note("evaluation, share of equal verdicts", again, unit="", goal=1.0, at_most=False)
+
+
+def prompted(bench: Bench, cases: list[EditCase], guard: BaseGuard, equal: list[float]) -> None:
+    """An editor that changes the prompt; of its own prompts everything has to be run."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TrunkCache(bench.vlm, 8.0, Path(folder))
+        for case in cases:
+            slow, fast = probe_speed.Clock(bench.now), probe_speed.Clock(bench.now)
+            ours = probe_speed.our_way(bench.vlm, case, fast, guard, cache, True, probe_speed.PROMPTED)
+            plain = probe_speed.plain_loop(bench.vlm, case, slow, probe_speed.PROMPTED)
+            equal.append(sum(plain[key] == ours[key] for key in plain) / len(plain))
+            found.append(slow.seconds["probes"] / fast.seconds["probes"])
+    bench.note("evaluation, ike (changes the prompt), faster per probe, base not counted", found, at_most=False)

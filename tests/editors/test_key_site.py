@@ -23,7 +23,7 @@ from vledit.errors import InputError
 from vledit.evaluate.asking import prepare
 from vledit.evaluate.held import Held, digest
 from vledit.evaluate.manifest import Variant
-from vledit.evaluate.runner import lowest_layer
+from vledit.evaluate.runner import ends
 from vledit.vlm.site import Site
 
 QUICK = {"steps": 200, "learning_rate": 0.05, "margin": 1.0, "transformation": "full"}
@@ -255,13 +255,16 @@ def test_an_edit_reads_its_key_where_the_fitting_says_and_the_papers_does_not(vl
 
 def test_scoring_reads_the_keys_that_answers_are_decided_by(vlm):
     variant = Variant("below", "balancedit", BELOW)
-    assert lowest_layer(vlm, [variant]) == 1
+    above, sites = ends(vlm, [variant])
+    assert (above, sites) == (2, (str(vlm.resolve_site(BELOW["key_site"])),))
     held = Held(vlm, variant)
     one = case(0)
     held.make(one.request)
-    for layer in (2, 1):  # trunks that end above the key's layer are made anew
-        prepared = prepare(vlm, one, layer)
+    # trunks that end above the key's layer are made anew, unless it was said where keys will be asked for
+    for layer, told_of, left in ((2, (), 1), (1, (), 1), (2, sites, 2)):
+        prepared = prepare(vlm, one, layer, key_sites=told_of)
         effects, routed = held.acting(prepared)
+        assert prepared.layer == left
         for row, (effect, route) in enumerate(zip(effects, routed, strict=True)):
             probe = prepared.asked[row].probe
             told = held.model.answer(probe.image, probe.question, 4).decision

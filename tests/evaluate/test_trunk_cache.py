@@ -6,8 +6,10 @@ import os
 import time
 
 import pytest
+import torch
 
 from tests.vlm.models import build
+from vledit.codebook import Query
 from vledit.errors import InputError
 from vledit.evaluate.asking import prepare
 from vledit.evaluate.case_trunks import _identity
@@ -136,3 +138,18 @@ def test_an_edit_below_the_trunk_is_scored_all_the_same(any_vlm):
     assert top.layer == 0
     assert [o.new for o in from_top.outcomes] == [o.new for o in from_below.outcomes]
     assert from_top.outcomes[0].new
+
+
+def test_keys_below_the_trunks_are_kept_with_them(any_vlm, tmp_path, monkeypatch):
+    """Of models whose prompts cannot share a row the trunks end where the keys are read."""
+    vlm, site = any_vlm, str(any_vlm.resolve_site("0.mlp.out"))
+    made = prepare(vlm, case(), vlm.n_layers - 1, key_sites=[site], cache=TrunkCache(vlm, 1.0, tmp_path))
+    query = Query(site, "last", "full", "last")
+    alone = prepare(vlm, case(), 0).keys(query)
+    assert torch.allclose(made.keys(query), alone, atol=1e-4)
+    cache = TrunkCache(vlm, 1.0, tmp_path)
+    monkeypatch.setattr("vledit.evaluate.asking.ask_base", None)  # what is kept is enough
+    again = prepare(vlm, case(), vlm.n_layers - 1, key_sites=[site], cache=cache)
+    assert cache.report.hits == 1
+    assert again.layer == made.layer
+    assert torch.equal(again.keys(query), made.keys(query))

@@ -8,6 +8,7 @@ gives the base's answer does not give another.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..data.case import EditCase
@@ -27,6 +28,7 @@ def prepare(
     tokens: bool = True,
     cache: TrunkCache | None = None,
     guard: BaseGuard | None = None,
+    key_sites: Sequence[str] = (),
 ) -> PreparedCase:
     """Base answers and trunks of a case.
 
@@ -36,6 +38,7 @@ def prepare(
         cache: where trunks are kept between protocols and runs.
         guard: tells whether the model is the base; made here where none is given, and so of no use against a mistake that
             came before.
+        key_sites: lower sites at which keys will be asked for; they are read while the prompts run.
 
     Raises:
         BaseChangedError: something acts on the model; the answers would not be the base's.
@@ -43,7 +46,7 @@ def prepare(
     """
     (guard or BaseGuard(vlm)).check()
     layer = vlm.default_site.layer if layer is None else layer
-    prepared = PreparedCase.of(vlm, case, layer, tokens)
+    prepared = PreparedCase.of(vlm, case, layer, tokens, tuple(key_sites))
     check_questions(prepared)
     if cache is None or not cache.load(prepared):
         ask_base(prepared)

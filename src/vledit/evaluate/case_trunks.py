@@ -27,6 +27,8 @@ from .trunk_rows import TrunkRows
 
 RELIABILITY = "reliability"
 MAX_NEW_TOKENS = 16
+NOTED = ("mean", "last", "visual")
+"""Tokens over which keys below the trunks are read while the prompts run; for others the trunks are lowered."""
 BATCH = 16
 """Rows of like length that go through the trunk together."""
 KEPT_BYTES = 2_000_000_000
@@ -78,6 +80,7 @@ class CaseTrunks:
     Args:
         layer: decoder layer at which the trunks end.
         tokens: whether every score is run; else only what `exact` needs.
+        key_sites: lower sites; all rows' keys are read there while the prompts run, so that the trunks need not end there.
         checked: of which keys it has been checked that they are those of the prompts alone (`checks.check_routed_key`).
     """
 
@@ -86,6 +89,7 @@ class CaseTrunks:
     layer: int
     asked: list[Asked]
     tokens: bool = True
+    key_sites: tuple[str, ...] = ()
     targets: TrunkRows = field(default_factory=TrunkRows)
     sames: TrunkRows = field(default_factory=TrunkRows)
     checked: set[Query] = field(default_factory=set)
@@ -96,7 +100,7 @@ class CaseTrunks:
     _keys: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, vlm: VLM, case: EditCase, layer: int, tokens: bool = True) -> Self:
+    def of(cls, vlm: VLM, case: EditCase, layer: int, tokens: bool = True, key_sites: tuple[str, ...] = ()) -> Self:
         """The case with its probes in order and nothing run."""
         answer = case.request.answer
         edited = case.base_answer
@@ -105,7 +109,7 @@ class CaseTrunks:
         for family, cell, index, probe in case.probes():
             target = probe.answer if family == "portability" and probe.answer else answer
             asked.append(Asked(family, cell, index, probe, target, edited=edited))
-        return cls(vlm, case, layer, asked, tokens)
+        return cls(vlm, case, layer, asked, tokens, key_sites)
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -147,15 +151,35 @@ class CaseTrunks:
         """
         rows = list(answers)
         pictures, questions = [self.picture(row) for row in rows], [self.asked[row].probe.question for row in rows]
+        sites = [site for site in map(self.vlm.resolve_site, self.key_sites) if site.layer < self.layer]
+        also = sorted({site.layer for site in sites}) if len(rows) == len(self) else []
+        texts = list(answers.values())
         try:
             self._forest = Forest.grow(
-                self.vlm, self.layer, pictures, questions, list(answers.values()), keep_bytes=KEPT_BYTES
+                self.vlm, self.layer, pictures, questions, texts, keep_bytes=KEPT_BYTES, also=also
             )
         except UnpackableError:
             self.drop_forest()
+            self.layer = min([self.layer, *(site.layer for site in sites)])  # keys are read from the trunks
             return
         self._rows = {row: place for place, row in enumerate(rows)}
         self._grown = {(row, text): k for row, texts in answers.items() for k, text in enumerate(texts)}
+        if also:
+            self._note_keys(sites)
+
+    def _note_keys(self, sites: Sequence[Site]) -> None:
+        """Reads every row's keys at these sites, of whatever tokens a router may ask for, from what was grown."""
+        assert self._forest is not None
+        found: dict[tuple[str, str], dict[int, Tensor]] = {}
+        for some in self.chunks(list(self._rows)):
+            for site in sites:
+                trunk = self._forest.trunk_below([self._rows[row] for row in some], site.layer)
+                x = self.vlm.site_input(trunk, site)
+                for tokens in NOTED:
+                    keys = pool(x, trunk.encoded, tokens)
+                    found.setdefault((str(site), tokens), {}).update(zip(some, keys, strict=True))
+        for (site, tokens), keys in found.items():
+            self._keys[site, "full", tokens] = torch.stack([keys[row] for row in range(len(self))])
 
     def drop_forest(self) -> None:
         """Forgets what was grown: it is as large as all prompts together."""
@@ -223,6 +247,10 @@ class CaseTrunks:
         self.run_trunks(self.sames, sames)
         self.drop_forest()
 
+    def __post_init__(self) -> None:
+        self.wanted = self.layer
+        """The layer at which trunks were to end when the case was made."""
+
     # --- keys ---------------------------------------------------------------------------------------------------
 
     def keys(self, query: Query) -> Tensor:
@@ -235,6 +263,14 @@ class CaseTrunks:
             read = self._read_full if query.prompt == "full" else self._read_questions
             self._keys[kept] = read(site, tokens)
         return self._keys[kept]
+
+    def noted_keys(self) -> dict[tuple[str, str, str], Tensor]:
+        """(site, prompt, tokens) → (B, in): the keys that are there."""
+        return dict(self._keys)
+
+    def take_keys(self, keys: Mapping[tuple[str, str, str], Tensor]) -> None:
+        """Keys that were read before."""
+        self._keys |= keys
 
     def read(self, read: Read) -> Tensor:
         """(B, ...): what a memory reads of every row's prompt, from the trunks that are there."""

@@ -45,10 +45,10 @@ class LeakError(InputError):
 class BaseGuard:
     """Tells whether a model is still the base that it was when the guard was made.
 
-    `check` is cheap enough for every edit: no hook has come onto any module, no parameter has been replaced or written to
-    (PyTorch counts writes), and two stored probes give the same bits: what a picture of noise is to the language model, and the
-    logits after a short question.  They also see what a write behind PyTorch's back changed on their way through the model.
-    `check_weights` reads all weights and is meant for the start and the end of a run.
+    `look` is cheap enough for every edit: no hook has come onto any module, and no parameter has been replaced or written to
+    (PyTorch counts writes).  `check`, meant for every case, also runs two stored probes, which must give the same bits: what a
+    picture of noise is to the language model, and the logits after a short question.  They see what a write behind PyTorch's back
+    changed on their way through the model. `check_weights` reads all weights and is meant for the start and the end of a run.
     """
 
     def __init__(self, vlm: VLM, weights: str = ""):
@@ -72,8 +72,8 @@ class BaseGuard:
         self._weights = self._weights or weights_hash(self.vlm.model)
         return self._weights
 
-    def check(self) -> None:
-        """Raises: BaseChangedError."""
+    def look(self) -> None:
+        """Runs nothing.  Raises: BaseChangedError where hooks or parameters are others."""
         hooks = _hooks(self.vlm.model)
         if hooks != self._hooks:
             changed = next(name for name in {*hooks, *self._hooks} if hooks.get(name) != self._hooks.get(name))
@@ -89,6 +89,10 @@ class BaseGuard:
                     "the base alone, or everything after them is scored on another model."
                 )
             self._state = state  # written to, and put back bit for bit
+
+    def check(self) -> None:
+        """As `look`, and runs the stored probes.  Raises: BaseChangedError."""
+        self.look()
         for name, found, first in zip(("picture", "question"), self._run(), self._found, strict=True):
             if not torch.equal(found, first):
                 raise BaseChangedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..editors.answering import NOTHING, answer_with, forced_with, kinds
 from ..editors.effect import Effect
 from ..vlm.pictures import picture_key
+from .anew import Anew
 from .case_trunks import MAX_NEW_TOKENS, CaseTrunks
 from .trunk_rows import Acting
 
@@ -39,6 +41,24 @@ class PreparedCase(CaseTrunks):
     """
 
     base_top: dict[int, Tensor] = field(default_factory=dict)
+    _anew: Anew | None = None
+
+    @contextmanager
+    def expecting(self, rows: Sequence[int], effects: Sequence[Effect | None]) -> Iterator[None]:
+        """Within the block these rows are scored with these effects: what their changed prompts share is run once."""
+        _, anew = _split(rows, effects)
+        answers: dict[int, list[str]] = {}
+        for row in anew:
+            one = self.asked[row]
+            said = [one.base_answer] if one.is_locality and row in self.base_top else []
+            asked = [one.target] if self.tokens or not one.is_locality else []
+            answers[row] = [text for text in (*said, *asked) if text]
+        if anew:
+            self._anew = Anew(self.vlm, anew, answers, lambda row: (self.picture(row), self.asked[row].probe.question))
+        try:
+            yield
+        finally:
+            self._anew = None
 
     def score_targets(self, rows: Sequence[int], effects: Sequence[Effect | None]) -> dict[int, Score]:
         """Row → whether the target is what greedy decoding gives, end included: what `VLM.verify` says, from the tail."""
@@ -94,7 +114,12 @@ class PreparedCase(CaseTrunks):
 
     def _forced(self, anew: Mapping[int, Effect], answers: Mapping[int, str]) -> Iterator[Forced]:
         """As `TrunkRows.logits`, for rows of which nothing that was computed holds: the model reads another prompt."""
-        for some in self.chunks(list(anew), answers):
+        known = [row for row in anew if self._anew is not None and self._anew.holds(row, answers[row])]
+        for some in self.chunks(known, answers):
+            assert self._anew is not None
+            for rows, logits, encoded in self._anew.forced(some, answers):
+                yield rows, logits, encoded.targets, encoded.target_rows.cpu()
+        for some in self.chunks([row for row in anew if row not in known], answers):
             for kind in kinds([anew[row] for row in some]):
                 rows = [some[place] for place in kind]
                 pictures, questions = (

@@ -117,10 +117,11 @@ def outcomes_of(
     asked = prepared.asked
     rows = [row for row in range(len(asked)) if acting[row] is not None]
     locality = [row for row in rows if asked[row].is_locality]
-    same = prepared.score_sames(locality, [acting[row] for row in locality])
-    # who answers as the base did does not give another answer; for `exact` only the others may have the new one
-    tried = [row for row in rows if prepared.tokens or not asked[row].is_locality or not same[row].exact]
-    new = prepared.score_targets(tried, [acting[row] for row in tried])
+    with prepared.expecting(rows, [acting[row] for row in rows]):
+        same = prepared.score_sames(locality, [acting[row] for row in locality])
+        # who answers as the base did does not give another answer; for `exact` only the others may have the new one
+        tried = [row for row in rows if prepared.tokens or not asked[row].is_locality or not same[row].exact]
+        new = prepared.score_targets(tried, [acting[row] for row in tried])
     found = []
     for row, one in enumerate(asked):
         routed = routing[row]
@@ -187,7 +188,7 @@ def single(
     Raises: BaseChangedError where the model is not the base before the edit; what `STOPPING` names.
     """
     if guard is not None:
-        guard.check()
+        guard.look()  # `prepare` has checked it for this case
     held = Held(vlm, variant)
     case = prepared.case.id
     try:

@@ -69,7 +69,7 @@ class Worker:
         self.vlm, self.cases, self.plan, self.cache = vlm, cases, plan, cache
         self.variants = {variant.name: variant for variant in variants}
         self.guard = BaseGuard(vlm, weights or weights_hash(vlm.model))
-        self.layer = lowest_layer(vlm, variants)
+        self.layer, self.key_sites = ends(vlm, variants)
         self.texts = plan.with_text(len(cases))
         self._kept: dict[str, PreparedCase] = {}
         self._begun: dict[str, tuple[int, list[Any]]] = {}  # variant → block of cases, what was begun of them
@@ -98,6 +98,9 @@ class Worker:
         self.guard.check_weights()
         return {"weights": self.guard.weights, "cache": {} if self.cache is None else asdict(self.cache.report)}
 
+    def _prepare(self, case: EditCase) -> PreparedCase:
+        return prepare(self.vlm, case, self.layer, self.plan.tokens, self.cache, self.guard, self.key_sites)
+
     def _ready(
         self, case: EditCase, bases: set[str], way: Way | None = None
     ) -> tuple[PreparedCase | Failure, list[Line]]:
@@ -108,7 +111,7 @@ class Worker:
         """
         if way is not None and way.blind:
             try:
-                return prepare(self.vlm, way.case(case), self.layer, self.plan.tokens, self.cache, self.guard), []
+                return self._prepare(way.case(case)), []
             except STOPPING:
                 raise
             except Exception as error:
@@ -117,7 +120,7 @@ class Worker:
             return self._kept[case.id], []
         began = time.perf_counter()
         try:
-            prepared = prepare(self.vlm, case, self.layer, self.plan.tokens, self.cache, self.guard)
+            prepared = self._prepare(case)
             line = None if case.id in bases else prepared.base_record(time.perf_counter() - began)
         except STOPPING:
             raise
@@ -219,18 +222,19 @@ class Worker:
             yield {"note": text, "of": name, "at": case.id}
 
 
-def lowest_layer(vlm: VLM, variants: Sequence[Variant]) -> int:
-    """The decoder layer at which trunks end so that every variant can use them.
+def ends(vlm: VLM, variants: Sequence[Variant]) -> tuple[int, tuple[str, ...]]:
+    """The decoder layer at which trunks end so that every variant can change what is above, and lower sites of keys.
 
     Raises: UnknownNameError, InputError for a variant that cannot be made; before any case is run.
     """
-    sites = []
+    sites, keys = [], set()
     for variant in variants:
         method = make_editor(variant.editor, **variant.settings)
         sites.append(vlm.resolve_site(getattr(method.config, "site", "") or vlm.default_site))
         if hasattr(method, "key_site"):
-            sites.append(method.key_site(vlm))
-    return min((site.layer for site in sites), default=vlm.default_site.layer)
+            keys.add(vlm.resolve_site(method.key_site(vlm)))
+    layer = min((site.layer for site in sites), default=vlm.default_site.layer)
+    return layer, tuple(sorted(str(site) for site in keys if site.layer < layer))
 
 
 class Engine(Protocol):

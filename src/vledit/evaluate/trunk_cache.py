@@ -29,7 +29,7 @@ from .prepared import PreparedCase
 from .tensor_tree import Packer, Unpacker, UnstorableError
 from .trunk_rows import TrunkRows
 
-FORMAT = 5
+FORMAT = 6
 DEFAULT_GB = 8.0
 STALE_SECONDS = 3600
 _MASKS = ("prompt_mask", "visual_mask", "question_mask", "answer_mask", "has_image")
@@ -100,8 +100,9 @@ class TrunkCache:
 
     def path(self, prepared: PreparedCase) -> Path:
         """Where the case is kept, whether it is there or not."""
-        key = sha256_json([self._model, prepared.layer, prepared.tokens, case_key(prepared.case)])
-        return self.folder / f"{self.vlm.fingerprint[:8]}-{prepared.layer}-{key[:32]}.safetensors"
+        ends = [prepared.wanted, *prepared.key_sites]
+        key = sha256_json([self._model, ends, prepared.tokens, case_key(prepared.case)])
+        return self.folder / f"{self.vlm.fingerprint[:8]}-{prepared.wanted}-{key[:32]}.safetensors"
 
     def load(self, prepared: PreparedCase) -> bool:
         """Fills in what is kept of the case; False where nothing is."""
@@ -210,11 +211,14 @@ def _pack(prepared: PreparedCase) -> tuple[dict[str, Any], dict[str, Tensor]]:
         kinds[name] = batches
     base = [{name: getattr(one, name) for name in _BASE} for one in prepared.asked]
     top = [[row, pack(tokens)] for row, tokens in prepared.base_top.items()]
-    return {"kinds": kinds, "base": base, "top": top}, pack.tensors
+    keys = [[*read, pack(found)] for read, found in prepared.noted_keys().items()]
+    return {"kinds": kinds, "base": base, "top": top, "layer": prepared.layer, "keys": keys}, pack.tensors
 
 
 def _unpack(prepared: PreparedCase, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     unpack = Unpacker(tensors, prepared.vlm.device)
+    prepared.layer = about["layer"]
+    prepared.take_keys({(site, prompt, tokens): unpack(found).cpu() for site, prompt, tokens, found in about["keys"]})
     kinds: dict[str, TrunkRows] = {"targets": TrunkRows(), "sames": TrunkRows()}
     for name, batches in about["kinds"].items():
         for batch in batches:

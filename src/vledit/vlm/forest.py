@@ -16,7 +16,8 @@ the caller runs one row per answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from .tree import Tree, common
 if TYPE_CHECKING:
     from .base import VLM
 
+Acting = Callable[[Encoded], contextlib.AbstractContextManager[Any]]
 COLUMNS = 512
 """Most tokens of one tree beyond what its prompts share; a larger one is cut into several."""
 PER_BATCH = 16
@@ -49,6 +51,8 @@ class Forest:
         self.prompts, self.suffixes = list(prompts), [list(answers) for answers in suffixes]
         self.ways: dict[tuple[int, int | None], Way] = {}
         self.kept = 0  # bytes of keys and values
+        self.acting: Acting | None = None
+        self.below: dict[int, dict[int, Way]] = {}  # lower layer → prompt → where what enters that layer lies
 
     @classmethod
     def grow(
@@ -59,6 +63,8 @@ class Forest:
         questions: Sequence[str],
         answers: Sequence[Sequence[str]],
         keep_bytes: int = 0,
+        acting: Acting | None = None,
+        also: Sequence[int] = (),
     ) -> Forest:
         """Runs prompts and answers through everything below decoder layer `layer`, without gradient.
 
@@ -67,6 +73,8 @@ class Forest:
             answers: per prompt the answers that are forced behind it; none: the prompt alone.
             keep_bytes: how many bytes of keys and values to keep, so that `speaking.speak` can go on from the prompts; those
                 of prompts that are run once these are full are given up (`remembers`).
+            acting: from a batch to the context in which its layers run, where something acts on every token of all prompts alike.
+            also: lower layers at which trunks of the prompts alone will be asked for.
 
         Raises:
             UnpackableError: this model's prompts cannot share a row.
@@ -85,6 +93,7 @@ class Forest:
             for prompt, texts in zip(prompts, answers, strict=True)
         ]
         forest = cls(vlm, vlm.resolve_site(f"{layer}.mlp.out").layer, prompts, suffixes)
+        forest.acting, forest.below = acting, {one: {} for one in also}
         trees = forest._trees(images, pictures)
         for some in _batches(trees, vlm.batch_tokens):
             forest._run(some, keep_bytes)
@@ -128,17 +137,23 @@ class Forest:
                 seen[row, start:, start:] = tree.sees()
             calls = Masks(encoded, seen.to(vlm.device), vlm).put_in(trunk.calls)
             cache = _new_cache(calls) if self.kept < keep_bytes else None
-            with vlm.lock:
+            with vlm.lock, contextlib.nullcontext() if self.acting is None else self.acting(encoded):
                 hidden = trunk.hidden
+                entered = {}
                 for index in range(self.layer):
+                    if index in self.below:
+                        entered[index] = hidden
                     hidden = calls[index].run(vlm.layers[index], hidden, cache)
         if cache is not None:
             size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
             cache = cache if self.kept + size <= keep_bytes else None
             self.kept += size
         grown = Grown(hidden, calls[self.layer :], encoded.model_inputs["position_ids"], cache)
+        lower = {one: Grown(x, calls[one:], encoded.model_inputs["position_ids"]) for one, x in entered.items()}
         for row, (tree, start) in enumerate(zip(trees, starts, strict=True)):
             for number, columns in tree.prompts.items():
+                for one, batch in lower.items():
+                    self.below[one][number] = [Piece(batch, row, [start + column for column in columns])]
                 self.ways[number, None] = [Piece(grown, row, [start + column for column in columns])]
             for (number, k), columns in tree.suffixes.items():
                 whole = [*tree.prompts[number], *columns]
@@ -168,6 +183,12 @@ class Forest:
         encoded = self.encoded(chosen)
         cut = Cut(encoded, [self.ways[one] for one in chosen], self.vlm)
         return Trunk(self.layer, cut.hidden(), cut.calls(), encoded)
+
+    def trunk_below(self, chosen: Sequence[int], layer: int) -> Trunk:
+        """A batch of prompts alone, ending at one of the lower layers that were asked for."""
+        encoded = self.encoded([(row, None) for row in chosen])
+        cut = Cut(encoded, [self.below[layer][row] for row in chosen], self.vlm)
+        return Trunk(layer, cut.hidden(), cut.calls(), encoded)
 
     def encoded(self, chosen: Sequence[tuple[int, int | None]]) -> Encoded:
         """That batch's tokens and masks."""
