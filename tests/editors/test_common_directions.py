@@ -93,7 +93,7 @@ def test_those_of_pocket_come_with_the_package_and_hold_what_its_inputs_have_in_
 def test_whoever_watches_is_told_what_takes_long_and_only_the_first_time(loaded, monkeypatch, capsys):
     monkeypatch.setattr(common_directions.sys.stderr, "isatty", lambda: True, raising=False)
     measure(loaded(), "-1.mlp.out", 4)
-    assert capsys.readouterr().err.startswith("span: measuring what all questions have in common")
+    assert "span: measuring" in capsys.readouterr().err
     measure(loaded(), "-1.mlp.out", 4)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(common_directions.sys.stderr, "isatty", lambda: False, raising=False)
