@@ -320,3 +320,15 @@ def test_noise_draws_every_value_of_every_channel_and_a_random_picture_is_a_full
     drawn = [anchor_picture("random", 6, sampler=three, seed=seed).tobytes() for seed in range(12)]
     assert len(set(drawn)) == 3
     assert drawn == [anchor_picture("random", 6, sampler=three, seed=seed).tobytes() for seed in range(12)]
+
+
+def test_opposite_keys_are_at_cosine_two_and_never_beyond_by_rounding():
+    keys = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
+    found = np.array([distance(key, -key, "cosine")[0, 0] for key in keys])
+    assert found.max() == 2.0
+    assert found.min() == pytest.approx(2.0)
+
+
+def test_the_radius_narrows_beyond_the_first_point_and_the_mean_colour_is_of_each_channel():
+    assert Scope("last", [1.0], 50.0, crowd=((10, 40.0), (100, 20.0))).radius_among(10) == 50.0
+    assert anchor_picture("mean", 2, image=Image.new("RGB", (3, 3), (10, 20, 30))).getpixel((0, 0)) == (10, 20, 30)
