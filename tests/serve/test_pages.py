@@ -87,6 +87,7 @@ def test_an_edit_is_made_tried_shipped_and_taken_back_by_keyboard(page: Any, mak
         page.wait_for_selector(".said:has-text('golden tea')")
         page.click("#answer a")
         page.wait_for_selector("#radius")
+        one = page.url
         inside = page.inner_text("#inside")
         press(page, "#radius", "Home")
         assert page.inner_text("output") == "0"
@@ -104,8 +105,9 @@ def test_an_edit_is_made_tried_shipped_and_taken_back_by_keyboard(page: Any, mak
         page.wait_for_selector("text=Nothing fits")
         page.goto(f"{address}/map")
         assert page.locator(".map a").count() == 1
-        wide = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert wide  # nothing sticks out of a phone's screen
+        for place in (address, one, *(f"{address}/{name}" for name in ("edits", "map", "probes", "history"))):
+            page.goto(place)  # nothing sticks out of a phone's screen
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
 
 
 def test_a_bad_question_is_said_on_the_page(browser: Any, make: Make):
@@ -120,7 +122,7 @@ def test_a_bad_question_is_said_on_the_page(browser: Any, make: Make):
 
 
 def test_with_tokens_the_pages_ask_for_one(client: TestClient):
-    edited(client)
+    made = edited(client)
     writer = token_of(client, "edit")
     page = {"accept": "text/html"}
     assert client.get("/", headers=page, follow_redirects=False).headers["location"] == "/login"
@@ -130,6 +132,8 @@ def test_with_tokens_the_pages_ask_for_one(client: TestClient):
     assert all(word in cookie.lower() for word in ("httponly", "samesite=strict"))
     assert writer not in cookie
     assert "golden tea" in client.get("/edits", headers=page).text
+    done = client.get(f"/ui/jobs/{made['id']}")
+    assert (done.status_code, "There are no probes to try it on" in done.text) == (200, True)
     assert client.post("/ui/edits/tea/remove", headers={"origin": "http://127.0.0.1"}).status_code == 403
 
 

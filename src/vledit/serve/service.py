@@ -72,6 +72,7 @@ class Service:
         self.workshop = Workshop(self.model, self.store, self.jobs, self.watch, self.metrics, limits.waiting_edits)
         self.workshop.take_in = self.take_in
         self.draining = False
+        log.info("answering", extra={"workers": len(self.model.lanes), "batch": limits.batch})
 
     def take_in(self) -> None:
         """Lets the edits of the newest known revision act; those of the last one where the store cannot be reached."""

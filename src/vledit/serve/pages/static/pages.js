@@ -8,7 +8,8 @@ function say(text) {
   trouble.hidden = !text;
 }
 
-document.body.addEventListener("htmx:beforeRequest", () => say(""));
+// a job that is looked at again and again (no event of the user's) leaves a message where it is
+document.body.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.requestConfig.triggeringEvent) say(""); });
 document.body.addEventListener("htmx:sendError", () => say("The server cannot be reached."));
 document.body.addEventListener("htmx:responseError", (event) => {
   const answer = event.detail.xhr;
