@@ -127,3 +127,33 @@ def test_training_goes_on_from_the_run_that_the_key_was_read_from():
     tail = vlm.site_tail(trunk, site, seen.append)
     assert torch.equal(seen[0], vlm.site_input(trunk, site))
     assert torch.equal(tail.inputs, seen[0][tail.positions])
+
+
+@pytest.mark.parametrize("kind", ["full", "span"])
+def test_fine_tunes_of_the_base_that_are_trained_together_are_those_made_one_by_one(kind, monkeypatch):
+    """Each by itself; one that follows another starts from it and takes nothing from what was begun."""
+    vlm, settings = tiny("pocket"), {name: one for name, one in WAYS[kind].items() if name != "rephrase"}
+    method = editor("ft", **settings)
+    unfit = EditRequest(picture(4), QUESTIONS[0], "")
+    begun = method.begin_apart(vlm, [*REQUESTS, unfit])
+    assert begun[-1] is None
+    alone = [method.edit(vlm, request) for request in REQUESTS]
+    after = method.edit(vlm, REQUESTS[1], start=alone[0].weights)
+    with monkeypatch.context() as patched:
+        patched.setattr("vledit.editors.ft.train_site", None)  # nothing is trained any more
+        together = [method.edit(vlm, request, begun=one) for request, one in zip(REQUESTS, begun, strict=False)]
+    for mine, theirs in zip(together, alone, strict=True):
+        assert mine.report.steps == theirs.report.steps
+        assert mine.report.margin == pytest.approx(theirs.report.margin, abs=2e-2)
+        for site, change in theirs.weights.items():
+            for name, tensor in change.tensors().items():
+                found = mine.weights[site].tensors()[name]
+                assert float((found - tensor).norm()) <= 2e-3 * max(1.0, float(tensor.norm())), name
+    again = method.edit(vlm, REQUESTS[1], start=alone[0].weights, begun=begun[1])
+    for site, change in after.weights.items():
+        for name, tensor in change.tensors().items():
+            assert torch.equal(again.weights[site].tensors()[name], tensor)
+    few = editor("ft", **{**settings, "steps": 1, "learning_rate": 1e-9})
+    untaught = few.begin_apart(vlm, REQUESTS)[0]
+    with pytest.raises(EditFailedError, match="after 1 steps"):
+        few.edit(vlm, REQUESTS[0], begun=untaught)

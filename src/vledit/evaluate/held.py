@@ -68,16 +68,20 @@ class Held:
             self._way.made(edit, self.model.memories.get(self.variant.editor))
         return edit
 
-    def begun(self, requests: Sequence[EditRequest]) -> list[Any]:
+    def begun(self, requests: Sequence[EditRequest], apart: bool = False) -> list[Any]:
         """What the editor makes of several requests together, before any of them is made; None for each where it cannot.
+
+        Args:
+            apart: each will be made on the base alone.
 
         What goes wrong here goes wrong again, and is recorded, when the edits are made one by one.
         """
         method = make_editor(self.variant.editor, **self.variant.settings)
-        if self._way is not None or not hasattr(method, "begin"):
+        begin = getattr(method, "begin", None) or (getattr(method, "begin_apart", None) if apart else None)
+        if self._way is not None or begin is None:
             return [None] * len(requests)
         try:
-            return method.begin(self.vlm, requests)
+            return begin(self.vlm, requests)
         except (MemoryError, CheckFailedError):
             raise
         except Exception:

@@ -83,7 +83,7 @@ class Worker:
         block = place // EDITS
         if self._begun.get(name, (-1, []))[0] != block:
             cases = self.cases[block * EDITS : (block + 1) * EDITS]
-            begun = Held(self.vlm, self.variants[name]).begun([one.request for one in cases])
+            begun = Held(self.vlm, self.variants[name]).begun([one.request for one in cases], apart=True)
             self._begun[name] = (block, begun)
         return self._begun[name][1][place % EDITS]
 
