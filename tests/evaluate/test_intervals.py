@@ -78,6 +78,14 @@ def test_two_that_never_differ_may_differ_by_as_much_as_so_few_edits_leave_open(
     assert found.low == pytest.approx(-wilson(0.0, 20)[1])
     assert found.high == pytest.approx(wilson(0.0, 20)[1])
     assert not found.significant
+    wrong = [{**one, "outcomes": [outcome(one["case"], "edit", False)]} for one in records(20)]
+    worse, better = (
+        compare(*pair).differences[0]
+        for pair in ((("a", records(20)), ("b", wrong)), (("b", wrong), ("a", records(20))))
+    )
+    assert (worse.low, worse.high) == (-1.0, pytest.approx(wilson(0.0, 20)[1] - 1))  # two shares differ by 1 at most
+    assert (better.low, better.high) == (pytest.approx(1 - wilson(0.0, 20)[1]), 1.0)
+    assert better.significant
     few = compare(("a", records(3)), ("b", records(3))).differences[0]
     assert math.isnan(few.low)
     assert not few.significant

@@ -126,7 +126,8 @@ def _difference(name: str, points: np.ndarray, samples: np.ndarray, n: int) -> D
     low, high = estimate.low, estimate.high
     if low == high and name not in COSTS:  # the edits in which they differ are none of n, or all alike
         open_to = wilson(0.0, n)[1]
-        low, high = low - open_to, high + open_to
+        most = 2.0 if name == "blindness" else 1.0  # two shares differ by 1 at most
+        low, high = max(low - open_to, -most), min(high + open_to, most)
     # how often chance alone goes the other way (or nowhere), both sides
     beyond = min((away <= 0).sum(), (away >= 0).sum())
     p = min(1.0, 2 * (beyond + 1) / (len(away) + 1))
