@@ -34,7 +34,7 @@ def life(port: int, store: str, vlm: object) -> int:
     if child:
         return child
     try:
-        faulthandler.dump_traceback_later(100, exit=True)  # a life that hangs says where
+        faulthandler.dump_traceback_later(600, exit=True)  # a life that hangs says where
         import uvicorn
 
         from vledit.editors.edited_model import EditedModel

@@ -2,9 +2,10 @@
 
     python benchmarks/serve_throughput.py --answers 64
 
-"One by one" is a single client that waits for each answer.  The four ways are run in turn, several rounds, on one warm
-server; what is compared are the medians of the rounds.  Beside answers a second by the clock it prints the server's processor
-time for an answer (Linux): on a machine that others use as well, that is what can be compared.
+"One by one" is a single client that waits for each answer.  The four ways are run in turn, several rounds, every second one
+backwards, on one warm server; two ways are compared within each round, and the median of the rounds is given.  Beside answers a
+second by the clock it prints the server's processor time for an answer (Linux): on a machine that others use as well, that is
+what can be compared.
 """
 
 from __future__ import annotations
@@ -88,19 +89,19 @@ def main() -> None:
             status, _, job = client.call("POST", "/v1/edits", {**body, "probes": "none", "id": f"e{number}"})
             if status != 202 or client.job(job["id"])["status"] != "done":
                 raise RuntimeError(f"edit {number} failed: {job}")
-        ways = {
+        ways = {  # those that are compared lie beside each other
             "one by one, no edits": ("pocket-base", 1),
             "8 clients, no edits": ("pocket-base", 8),
-            f"one by one, {given.edits} edits": ("pocket", 1),
             f"8 clients, {given.edits} edits": ("pocket", 8),
+            f"one by one, {given.edits} edits": ("pocket", 1),
         }
         for model, clients in ways.values():
-            rate(address, model, pictures, given.question, clients, 8, given.tokens)  # warm
+            rate(address, model, pictures, given.question, clients, 2 * clients, given.tokens)  # warm
         rates: dict[str, list[float]] = {way: [] for way in ways}
         costs: dict[str, list[float]] = {way: [] for way in ways}
         sizes: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(given.rounds):
-            for way, (model, clients) in ways.items():
+        for turn in range(given.rounds):
+            for way, (model, clients) in list(ways.items())[:: -1 if turn % 2 else 1]:
                 count, questions = batches(address)
                 before = processor_seconds(process.pid)
                 answers = given.answers if clients > 1 else given.answers // 2
@@ -115,15 +116,18 @@ def main() -> None:
                 f"{statistics.median(sizes[way]):.1f} in a batch"
             )
         print("                                        by the clock   by processor time")
-        alone_base, many_base, alone, many = (
-            (statistics.median(rates[way]), 1 / statistics.median(costs[way])) for way in ways
-        )
+        alone_base, many_base, many, alone = ways
         for name, more, less in (
             ("8 clients : one by one, with edits", many, alone),
             ("8 clients : one by one, without edits", many_base, alone_base),
             ("with edits : without, 8 clients", many, many_base),
         ):
-            print(f"{name:40}{more[0] / less[0]:8.2f}{more[1] / less[1]:16.2f}")
+            clock = [one / other for one, other in zip(rates[more], rates[less], strict=True)]
+            spent = [other / one for one, other in zip(costs[more], costs[less], strict=True)]
+            print(
+                f"{name:40}{statistics.median(clock):8.2f}{statistics.median(spent):16.2f}"
+                f"   (rounds {min(clock):.2f} to {max(clock):.2f})"
+            )
 
 
 if __name__ == "__main__":
