@@ -130,6 +130,7 @@ def test_tune_writes_the_best_a_plot_and_its_figures_and_bench_takes_them(cli, t
     rows = list(csv.DictReader((folder / "tried.csv").open()))
     assert [row["why"] for row in rows] == ["default", "published", ""]
     assert rows[1]["learning_rate"] == "0.01"
+    assert rows[1]["margin"] == rows[0]["margin"]  # what the authors do not give is the default
     assert (folder / "tried.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / STUDY).exists()
     more = cli("tune", "--editor", "ft", "--trials", 4, "--set", "steps=5")

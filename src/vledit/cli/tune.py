@@ -91,7 +91,7 @@ def tune(
     defaults = vars(config.from_settings(fixed))
     first: list[dict[str, Any]] = [{**{n: defaults[n] for n in searched}, "why": "default"}]
     with suppress(InputError):  # there are none
-        first.append({**published(editor, vlm.family.name), "why": "published"})
+        first.append({**first[0], **published(editor, vlm.family.name), "why": "published"})
     about = files.about("validation") | {
         "model": vlm.name,
         "fingerprint": vlm.fingerprint,
