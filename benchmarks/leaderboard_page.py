@@ -1,6 +1,6 @@
 """Fills the tables of docs/results.md from the results files of `leaderboard.py`; what people wrote between them stays.
 
-    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …] [--long FILE]
+    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …] [--many FILE …] [--long FILE]
 
 `--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
 needed), so that a threshold that was fitted after the run is scored on the same answers; `--alpha balancedit-paper=0.4` does the
@@ -157,7 +157,7 @@ def cells_of(all_scores: Scores, kind: str) -> list[str]:
     return lines
 
 
-def pairs_of(where: dict[str, Path]) -> list[str]:
+def pairs_of(where: dict[str, Path], compared: dict[str, str]) -> list[str]:
     """Paired differences on the edits that both have."""
     known = [(first, second) for first, second in PAIRS if first in where and second in where]
     found = []
@@ -171,7 +171,7 @@ def pairs_of(where: dict[str, Path]) -> list[str]:
         f"{second} less {first} ({count} edits)" for (first, second), (count, _) in zip(known, found, strict=True)
     ]
     lines = head("metric", *titles)
-    for metric, word in COMPARED.items():
+    for metric, word in compared.items():
         cells = []
         for _, by_metric in found:
             one = by_metric.get(metric)
@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of leaderboard.py, with single/EDITOR.jsonl")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
     parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
+    parser.add_argument("--many", type=Path, nargs="*", default=[], help="longer sequences, for a table of its own")
     parser.add_argument("--long", type=Path, help="a results file of more single edits, for tables of its own")
     parser.add_argument("--radius", nargs="*", default=[], help="EDITOR=RADIUS")
     parser.add_argument("--alpha", nargs="*", default=[], help="EDITOR=α")
@@ -240,12 +241,15 @@ def main() -> None:
         "devqa": lambda: rows_of(found, counts, DEVQA),
         "cells": lambda: cells_of(found, "preserved"),
         "cells-token": lambda: cells_of(found, "preserved_token"),
-        "pairs": lambda: pairs_of(where),
+        "pairs": lambda: pairs_of(where, COMPARED),
         "alpha": lambda: alpha_of(where["balancedit-paper"], "balancedit-paper"),
         "long-success": lambda: rows_of(long, long_counts, {"HM": "HM", **SUCCESS}),
         "long-kept": lambda: rows_of(long, long_counts, KEPT),
-        "long-pairs": lambda: pairs_of(long_where),
+        "long-pairs": lambda: pairs_of(
+            long_where, {k: v for k, v in COMPARED.items() if k != "blindness" and "devqa" not in k}
+        ),
         "sequence": lambda: sequence_of(options.sequence),
+        "many": lambda: sequence_of(options.many),
     }
     fill(PAGE, tables)
 

@@ -9,7 +9,9 @@ import pytest
 from vledit.evaluate.bootstrap import share_interval, wilson
 from vledit.evaluate.metrics import (
     METRICS,
+    at_alpha,
     by_after,
+    by_edit,
     by_record,
     estimated,
     estimates,
@@ -135,3 +137,28 @@ def test_the_seed_is_zero_unless_another_is_given():
     records = [{"case": str(i), "edit": None, "outcomes": [o for o in outcomes if o.case == str(i)]} for i in range(30)]
     assert estimates(outcomes)["HM"] == estimates(outcomes, seed=0)["HM"] != estimates(outcomes, seed=1)["HM"]
     assert table(records)["HM"] == table(records, seed=0)["HM"] != table(records, seed=1)["HM"]
+
+
+def test_a_case_counts_with_the_mean_of_its_probes_and_a_part_with_those_that_have_its_tag():
+    probes = [
+        outcome("1", "image", right, tags={"seen": seen})
+        for right, seen in ((True, "yes"), (False, "no"), (True, "no"))
+    ]
+    found = by_edit(probes)
+    assert found["image_generality"] == {"1": 2 / 3}
+    assert found["image_generality_seen"] == {"1": 1.0}
+    assert found["image_generality_held_out"] == {"1": 0.5}
+
+
+def test_the_classes_stand_beside_their_cells_unless_metrics_are_named():
+    probes = [outcome("1", cell, False, same) for cell, same in (("T3I1", True), ("T1I3", False))]
+    found = by_edit(probes)
+    assert found["devqa_RI_preserved"] == {"1": 0.5}
+    assert not [name for name in by_edit(probes, metrics_of({("locality", "T3I1"): None})) if name.startswith("devqa")]
+
+
+def test_another_alpha_puts_the_radius_between_both_anchors():
+    (moved,) = at_alpha([outcome("1", "image", True, distance=3.5)], {"1": (2.0, 6.0)}, 0.75)
+    assert (moved.radius, moved.fired) == (3.0, False)
+    (moved,) = at_alpha([outcome("1", "image", True, distance=3.5)], {"1": (2.0, 6.0)}, 0.5)
+    assert (moved.radius, moved.fired) == (4.0, True)
