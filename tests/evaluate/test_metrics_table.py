@@ -141,7 +141,7 @@ def test_the_seed_is_zero_unless_another_is_given():
 
 def test_a_case_counts_with_the_mean_of_its_probes_and_a_part_with_those_that_have_its_tag():
     probes = [
-        outcome("1", "image", right, tags={"seen": seen})
+        outcome("1", "image", right, tags={"seen": seen}, changed_new_token=0.25)
         for right, seen in ((True, "yes"), (False, "no"), (True, "no"))
     ]
     found = by_edit(probes)

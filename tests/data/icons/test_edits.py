@@ -205,6 +205,14 @@ def test_in_sequence_nobody_is_asked_to_keep_what_another_edit_changes(data):
             assert all(splits[probe.tags["concept"]] == "train" for probe in more)
 
 
+def test_in_sequence_with_edits_of_the_train_split_these_are_not_asked_either(data):
+    cases = [*edits.candidates(data, "test"), *edits.candidates(data, "train")]
+    edited = {case.tags["fact"] for case in cases}
+    for case in in_sequence(cases):
+        asked = [probe for family, _, _, probe in case.probes() if family == "locality"]
+        assert not edited & {probe.tags.get("fact", "").removeprefix("text/") for probe in asked}
+
+
 def test_neighbours_are_near_and_never_the_new_answer(data, cases):
     for case in cases:
         near = [data.concepts[probe.tags["concept"]] for probe in case.locality["near_image"]]

@@ -26,15 +26,17 @@ def in_sequence(cases: Sequence[EditCase]) -> list[EditCase]:
 
 
 def _spared(case: EditCase, edited: set[str]) -> EditCase:
-    locality = {
-        cell: tuple(probe for probe in some if same_fact(probe.tags.get("fact", "")) not in edited)
-        for cell, some in case.locality.items()
-    }
+    def kept(some: Sequence[Probe]) -> tuple[Probe, ...]:
+        return tuple(probe for probe in some if same_fact(probe.tags.get("fact", "")) not in edited)
+
+    locality = {cell: kept(some) for cell, some in case.locality.items()}
     picture = case.request.image
     if isinstance(picture, IconPicture):
         for cell, spare in (("near_image", _neighbours(case, picture)), ("random_image", _unrelated(case, picture))):
             there = len(case.locality.get(cell, ()))
-            locality[cell] = (*locality.get(cell, ()), *spare)[:there]
+            locality[cell] = (*locality.get(cell, ()), *kept(spare))[
+                :there
+            ]  # edits of the train split may be among them
     return replace(case, locality=locality)
 
 
