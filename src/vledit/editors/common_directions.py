@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ..data.cache import cache_root, sha256_json, write_atomic
 from ..errors import VLEditError
+from ..tensor_bytes import tensors_of
 from ..vlm.base import VLM, Site
 from ..vlm.surroundings import lasting
 from .training import artefact
@@ -119,7 +120,7 @@ def _path(vlm: VLM, site: Site, count: int) -> Path:
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """What was kept; None where nothing was, or what lies there is damaged."""
     try:
-        found = load(path.read_bytes())["directions"]
+        found = tensors_of(path.read_bytes())["directions"]
     except (OSError, SafetensorError, KeyError):
         return None
     fits = found.shape[1:] == shape[1:] and len(found) <= shape[0] and found.dtype == torch.float32

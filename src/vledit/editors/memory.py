@@ -21,6 +21,7 @@ from ..codebook.relation import Fact, Relation, conflict
 from ..data.cache import sha256_bytes, write_atomic
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, ModelMismatchError, UnknownNameError, VLEditError
+from ..tensor_bytes import tensors_of
 from .base import Edit, EditReport, Payload
 
 if TYPE_CHECKING:
@@ -242,8 +243,6 @@ class Memory:
 
         Raises: ModelMismatchError where it is for another model; CodebookError where files are missing, damaged or newer.
         """
-        from safetensors.torch import load as from_bytes
-
         try:
             record = json.loads((folder / RECORD).read_bytes())
             if record["schema"] > SCHEMA:
@@ -258,7 +257,7 @@ class Memory:
             data = (folder / TENSORS).read_bytes()
             if sha256_bytes(data) != record["sha256"]:
                 raise CodebookError(f"'{folder / TENSORS}' is damaged: its bytes are not those that were written.")
-            tensors = from_bytes(data)
+            tensors = tensors_of(data)
             self.kept = {one["id"]: _kept(one, tensors) for one in record["edits"]}
             prefix = "state/"
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

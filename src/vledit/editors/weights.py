@@ -17,6 +17,7 @@ from ..codebook.entry import KINDS, FullTransformation, SpanTransformation, Tran
 from ..data.cache import sha256_bytes, write_atomic
 from ..data.case import EditRequest
 from ..errors import CodebookError, InputError, ModelMismatchError, VLEditError
+from ..tensor_bytes import tensors_of
 from .base import Edit, EditReport
 from .fitting import as_full, combined
 
@@ -118,8 +119,6 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
         if not _is_former(folder):
             return {}
         path, tensors_path = (folder / name for name in FORMER)
-    from safetensors.torch import load as from_bytes
-
     try:
         config = json.loads(path.read_bytes())
         schema, made_for, named, digest, records = (
@@ -137,7 +136,7 @@ def load(folder: Path, fingerprint: str, model_name: str) -> dict[str, Edit]:
         data = tensors_path.read_bytes()
         if sha256_bytes(data) != digest:
             raise CodebookError(f"'{tensors_path}' is damaged: its bytes are not those that were written.")
-        tensors = from_bytes(data)
+        tensors = tensors_of(data)
         return {record["id"]: _edit(number, record, tensors) for number, record in enumerate(records)}
     except VLEditError:
         raise

@@ -112,7 +112,7 @@ class TrunkCache:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["case"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
                 if _digest(tensors) != file.metadata()["sha256"]:
                     raise ValueError("damaged")
             _unpack(prepared, about, tensors)

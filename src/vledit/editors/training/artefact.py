@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.cache import cache_root, sha256_bytes, write_atomic
 from ...errors import CodebookError, MissingDataError, ModelMismatchError, VLEditError
+from ...tensor_bytes import tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +96,6 @@ def find(editor: str, vlm: VLM, folder: str | Path = "") -> Artefact:
 def read(folder: Path, editor: str, vlm: VLM) -> Artefact:
     """The fitted part in a folder, its tensors on the model's device.  Raises: see `find`."""
     from safetensors import SafetensorError
-    from safetensors.torch import load
 
     path = folder / MANIFEST
     try:
@@ -113,7 +113,7 @@ def read(folder: Path, editor: str, vlm: VLM) -> Artefact:
         data = (folder / WEIGHTS).read_bytes()
         if sha256_bytes(data) != manifest["sha256"]:
             raise CodebookError(f"'{folder / WEIGHTS}' is damaged: its bytes are not those that were written.")
-        tensors = {name: _full(tensor).to(vlm.device) for name, tensor in load(data).items()}
+        tensors = {name: _full(tensor).to(vlm.device) for name, tensor in tensors_of(data).items()}
         return Artefact(folder, editor, manifest["settings"], tensors, manifest["sha256"], manifest)
     except VLEditError:
         raise

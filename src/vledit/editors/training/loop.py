@@ -333,7 +333,7 @@ class _Run:
         try:
             with safe_open(str(path), "pt") as file:
                 about = json.loads(file.metadata()["about"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             if about["run"] != sha256_json(self._identity()):
                 raise ValueError("it belongs to another run")
             own = {n.removeprefix("module/"): t for n, t in tensors.items() if n.startswith("module/")}
