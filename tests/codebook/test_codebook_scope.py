@@ -224,6 +224,14 @@ def test_anchors_name_where_the_positive_came_from():
         Anchors("backbone", "Which?", "black", -1.0, 2.0)
 
 
+def test_anchors_may_have_no_negative_but_not_half_of_one():
+    assert Anchors("backbone", "Which?", "", 1.0, None).d_negative is None
+    with pytest.raises(InputError, match="d_negative: the distance to 'black' is missing"):
+        Anchors("backbone", "Which?", "black", 1.0, None)
+    with pytest.raises(InputError, match=r"Anchors\.negative: a text that is not empty"):
+        Anchors("backbone", "Which?", "", 1.0, 2.0)
+
+
 def test_a_radius_among_many_entries():
     key = np.ones(3, dtype=np.float32)
     crowded = Scope("last", key, 50.0, crowd=((1, 50.0), (100, 40.0), (1000, 20.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,8 @@ from hypothesis.extra.numpy import arrays
 
 from vledit.codebook import Codebook, FullTransformation, LazyTransformation, reading
 from vledit.codebook import store as files
+from vledit.codebook.record import pack, unpack
+from vledit.codebook.scope import Anchors, Scope
 from vledit.errors import CodebookError, InputError, ModelMismatchError, UnknownNameError
 
 
@@ -68,6 +71,15 @@ def test_any_entry_comes_back_bit_for_bit(tmp_path_factory, weights, dtype, key,
     with Codebook.open(path) as book:
         assert bits(book.get("e")) == bits(made)
         assert isinstance(book.get("e").transformation, LazyTransformation)
+
+
+def test_a_positive_without_a_negative_comes_back_and_older_versions_pass_it_over():
+    made = entry("e", Scope("last", tensor(4), 1.0, anchors=Anchors("supplied", "Which?", "", 0.5, None)))
+    row, parts = pack(made)
+    (written,) = json.loads(row.record)["scopes"]
+    assert written["anchors"] is None  # all that older versions know of
+    found = unpack(row, row.digest(), parts, lambda manifest: made.transformation)
+    assert found.anchors == made.anchors
 
 
 def test_a_transposed_weight_is_stored_as_it_reads(tmp_path):

@@ -86,7 +86,8 @@ def test_an_edit_holds_and_is_undone_bit_for_bit(model, data, transformation):
     answer = model.answer(image, question)
     assert answer.text == "Dell"
     assert answer.decision.fired
-    assert edit.entry.anchors.d_positive < edit.entry.anchors.d_negative
+    assert edit.entry.anchors.d_positive < edit.entry.radius
+    assert edit.entry.anchors.d_negative is None, "the default radius hangs on no negative, so none is run"
     assert model.answer(model.vlm.black(), question).text == NOTHING
     model.remove(edit.id)
     model.codebook.purge(edit.id)

@@ -129,7 +129,8 @@ def facts(entry: Entry) -> dict[str, str]:
             rows[prefix + "d_pos"] = (
                 f"{number(anchors.d_positive)}  {anchors.positive_source}: {anchors.positive_question!r}"
             )
-            rows[prefix + "d_neg"] = f"{number(anchors.d_negative)}  {anchors.negative}"
+            if anchors.d_negative is not None:
+                rows[prefix + "d_neg"] = f"{number(anchors.d_negative)}  {anchors.negative}"
     rows |= {name: str(value) for name, value in entry.notes.items() if value not in (None, [], "")}
     return rows
 

@@ -234,7 +234,7 @@ def summary(made: Edit) -> dict[str, str]:
         "entry": made.id,
         "radius": f"{number(scope['radius'])}  ({scope['distance']} distance)",
         "d_pos": f"{near}  {scope['positive_source']}: {scope['positive_question']!r}",
-        "d_neg": f"{far}  {scope['negative']}",
+        **({} if scope["d_negative"] is None else {"d_neg": f"{far}  {scope['negative']}"}),
         "alpha": alpha,
         "site": f"{record['entry']['site']}, {record['entry']['transformation']['kind']} transformation",
         "took": f"{record['seconds']:.2f} s, {record['steps']} steps, {size(record['entry']['bytes'])}",

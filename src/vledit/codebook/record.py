@@ -80,7 +80,7 @@ def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]
                 "alpha": scope.alpha,
                 "prompt": scope.prompt,
                 **({"crowd": scope.crowd} if scope.crowd else {}),
-                "anchors": None if scope.anchors is None else asdict(scope.anchors),
+                **_recorded(scope.anchors),
                 "key": _manifest("float32", [scope.width], data),
             }
         )
@@ -101,6 +101,22 @@ def pack(entry: Entry, dtype: str | None = None) -> tuple[Row, dict[str, bytes]]
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
     row = Row(entry.id, entry.question, entry.answer, entry.site, entry.status, entry.retired_by, text, entry.thumbnail)
     return row, parts
+
+
+def _recorded(anchors: Anchors | None) -> dict[str, Any]:
+    """Anchors as a record holds them.  Without a negative they have a name of their own, which older versions pass over: to them
+    the scope has no anchors."""
+    if anchors is None or anchors.d_negative is not None:
+        return {"anchors": None if anchors is None else asdict(anchors)}
+    positive = {name: value for name, value in asdict(anchors).items() if name not in ("negative", "d_negative")}
+    return {"anchors": None, "positive": positive}
+
+
+def _anchors(scope: Mapping[str, Any]) -> Anchors | None:
+    """What `_recorded` wrote."""
+    if "positive" in scope:
+        return Anchors(**scope["positive"], negative="", d_negative=None)
+    return None if scope["anchors"] is None else Anchors(**scope["anchors"])
 
 
 def checked_row(row: Row, digest: bytes) -> Row:
@@ -129,7 +145,7 @@ def unpack(
                 key_tokens=scope["key_tokens"],
                 alpha=scope["alpha"],
                 prompt=scope["prompt"],
-                anchors=None if scope["anchors"] is None else Anchors(**scope["anchors"]),
+                anchors=_anchors(scope),
                 crowd=scope.get("crowd", ()),
             )
             for number, scope in enumerate(record["scopes"])

@@ -33,30 +33,34 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Anchors:
-    """What the radius of a scope was measured with; kept so that a reader can check and repeat it.
+    """What the radius of a scope was measured with, or may be compared with; kept so that a reader can check and repeat it.
 
     Args:
         positive_source: "backbone" (the model rephrased it), "supplied" (the user did) or "plugin:<name>".
         positive_question: the rephrased question.
-        negative: name of the negative anchor ("black", ...; "question:<text>" for a question scope).
+        negative: name of the negative anchor ("black", ...; "question:<text>" for a question scope); empty where none was
+            measured, because the radius does not hang on one.
         d_positive: d(pos, k), in the unit of the scope's distance.
-        d_negative: d(neg, k), in the unit of the scope's distance.
+        d_negative: d(neg, k), in the unit of the scope's distance; None where `negative` is empty.
     """
 
     positive_source: str
     positive_question: str
     negative: str
     d_positive: float
-    d_negative: float
+    d_negative: float | None
 
     def __post_init__(self) -> None:
         source = self.positive_source
         if source not in ("backbone", "supplied") and not (source.startswith("plugin:") and source != "plugin:"):
             raise InputError(f"Anchors.positive_source: '{source}' is not 'backbone', 'supplied' or 'plugin:<name>'.")
         _check_text("Anchors.positive_question", self.positive_question, empty=True)
-        _check_text("Anchors.negative", self.negative)
+        _check_text("Anchors.negative", self.negative, empty=self.d_negative is None)
+        if self.negative and self.d_negative is None:
+            raise InputError(f"Anchors.d_negative: the distance to '{self.negative}' is missing.")
         for name in ("d_positive", "d_negative"):
-            object.__setattr__(self, name, _check_length(f"Anchors.{name}", getattr(self, name)))
+            if getattr(self, name) is not None or name == "d_positive":
+                object.__setattr__(self, name, _check_length(f"Anchors.{name}", getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,18 +162,18 @@ class Scoping:
         return picture, request.question
 
     def _rows(self, request: EditRequest, positive: Positive) -> list[Row]:
-        """Positive and negative; and what the edit's own reach is told by, `own_reach.inside` and `outside`, where it is."""
+        """The positive, and the paper's negative; or what the edit's own reach is told by, `own_reach.inside` and `outside`,
+        where it is."""
         config = self.config
-        picture, question = self._negative(request)
         forced = request.answer if config.tokens == "prompt+answer" else None
-        rows = [Row(request.image, positive.question, forced), Row(picture, question, forced)]
+        rows = [Row(request.image, positive.question, forced)]
+        if config.by_paper:
+            return [*rows, Row(*self._negative(request), forced)]
         near, far = self._told_by(request, positive)
         return [*rows, *(Row(*one) for one in [*near, *far])]
 
     def _told_by(self, request: EditRequest, positive: Positive) -> tuple[list[Asked], list[Asked]]:
-        """What has to lie inside, and what outside, as far as the radius hangs on them."""
-        if self.config.by_paper:
-            return [], []
+        """What has to lie inside, and what outside, as far as a radius that is not the paper's hangs on them."""
         own = request.image is not None and self._share is not None
         near = own_reach.inside(request, positive.question) if own or self.config.negatives else []
         if own and not self._outside:
@@ -199,14 +199,15 @@ class Scoping:
         paper's."""
         config, request, positive = self.config, begun.request, begun.positive
         assert positive is not None
-        away = distance(key, others, config.distance)[:, 0].tolist()
-        name = "question:?" if request.image is None else config.negative
-        anchors = Anchors(positive.source, positive.question, name, away[0], away[1])
+        to_positive, *away = distance(key, others, config.distance)[:, 0].tolist()
         if not config.by_paper:
             near, _ = self._told_by(request, positive)
-            return self._last(request, key, anchors, away[2 : 2 + len(near)], away[2 + len(near) :])
+            anchors = Anchors(positive.source, positive.question, "", to_positive, None)
+            return self._last(request, key, anchors, away[: len(near)], away[len(near) :])
+        name = "question:?" if request.image is None else config.negative
+        anchors = Anchors(positive.source, positive.question, name, to_positive, away[0])
         alpha = self.vlm.default_alpha if config.alpha is None else config.alpha
-        within = radius(alpha, away[0], away[1])
+        within = radius(alpha, to_positive, away[0])
         return Scope(SCOPE, key, within, config.distance, config.key_tokens, alpha, anchors), ""
 
     def _last(

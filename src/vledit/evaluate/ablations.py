@@ -134,7 +134,7 @@ def variant_rows(records: Sequence[dict[str, Any]]) -> tuple[list[Row], dict[str
 def _means(records: Sequence[dict[str, Any]], variant: str) -> Row:
     """Mean radius and mean distances of its two samples, where a variant has radii."""
     edits = [r["edit"] for r in records if r["variant"] == variant and r.get("edit") and r["edit"].get("radius")]
-    names = ("radius", "d_positive", "d_negative")
+    names = [name for name in ("radius", "d_positive", "d_negative") if all(name in edit for edit in edits)]
     return {name: sum(edit[name] for edit in edits) / len(edits) for name in names} if edits else {}
 
 

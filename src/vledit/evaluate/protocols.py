@@ -87,7 +87,9 @@ def _scope_record(edit: Edit) -> dict[str, Any]:
     for scope in scopes:
         one: dict[str, Any] = {"alpha": scope.alpha, "radius": scope.radius}
         if scope.anchors is not None:
-            one["d_positive"], one["d_negative"] = scope.anchors.d_positive, scope.anchors.d_negative
+            one["d_positive"] = scope.anchors.d_positive
+            if scope.anchors.d_negative is not None:
+                one["d_negative"] = scope.anchors.d_negative
             one["positive_source"] = scope.anchors.positive_source
             one["positive_question"] = scope.anchors.positive_question
         found.append(one)
