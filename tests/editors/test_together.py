@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.vlm.models import QUESTIONS, picture, tiny
 from vledit.data.case import EditRequest
 from vledit.editors.edited_model import EditedModel
+from vledit.editors.fitting import FittingConfig
+from vledit.editors.fitting_together import train_together
 from vledit.editors.registry import editor
 from vledit.editors.scoping import Scoping
 from vledit.errors import EditFailedError, InputError
@@ -127,6 +130,33 @@ def test_training_goes_on_from_the_run_that_the_key_was_read_from():
     tail = vlm.site_tail(trunk, site, seen.append)
     assert torch.equal(seen[0], vlm.site_input(trunk, site))
     assert torch.equal(tail.inputs, seen[0][tail.positions])
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that torch runs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["full", "span"])
+def test_a_step_takes_as_many_operations_for_many_edits_as_for_two(kind):
+    vlm = tiny("pocket")
+    site = vlm.resolve_site(vlm.default_site)
+
+    def operations(edits: int, steps: int) -> int:
+        trunk = vlm.trunk(vlm.encode([picture(1)] * edits, [QUESTIONS[0]] * edits, ["two cups"] * edits), site.layer)
+        config = FittingConfig(transformation=kind, steps=steps, learning_rate=1e-6, margin=1e6, common_directions=4)
+        with Counted() as counted:
+            fitted = train_together(vlm, trunk, site, config)
+        assert [one.steps for one in fitted] == [steps] * edits
+        return counted.count
+
+    two, eight = (operations(edits, 12) - operations(edits, 2) for edits in (2, 8))
+    assert two == eight > 0
 
 
 @pytest.mark.parametrize("kind", ["full", "span"])

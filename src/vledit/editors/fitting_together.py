@@ -1,8 +1,9 @@
 """Several edits trained together: each step needs one pass above the site and one read of the vocabulary projection for all.
 
 Each edit has its own parameters, rivals, loss and early stop, and Adam works element by element, so an edit learns the same as
-it would alone (`fitting.fit`), up to rounding.  A finished edit takes no further step; when half of them are finished, the
-others continue by themselves.
+it would alone (`fitting.fit`), up to rounding.  The parameters of all are one tensor, so that a step takes as many kernels for
+sixteen edits as for one.  What is learnt of an edit is copied when it is finished; when half of them are finished, the others
+continue by themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..codebook import FullTransformation, SpanTransformation
 from ..vlm.base import VLM, Site, Trunk
@@ -57,24 +59,26 @@ class _Some:
 
     Args:
         of: numbers of the edits, in the order of the tail's rows.
-        places, there: (A, N) the needed positions of each edit, and which of them are not padding.
-        answers, said: (A, n) likewise of the positions that predict its answer's tokens.
+        entered: (A, N, ·) what the parameters of each edit are multiplied with at its needed positions, padding included.
+        flat: (M,) the needed positions among the A · N; None: all of them.
+        answers, said: (A, n) the positions that predict each edit's answer, and which of them are not padding.
+        tokens: (A,) float32, the number of its answer's tokens.
     """
 
     tail: SiteTail
     of: list[int]
-    places: Tensor
-    there: Tensor
+    entered: Tensor
+    flat: Tensor | None
     answers: Tensor
     said: Tensor
+    tokens: Tensor
 
 
 @dataclass
 class _Rivals:
-    """The tokens that each edit's training follows: (A, K) ids, (A, K) which are not padding, (A, n) where its targets stand."""
+    """The tokens that each edit's training follows: (A, 1, K) which are padding, (A, n) where its targets stand among them."""
 
-    ids: Tensor
-    there: Tensor
+    padding: Tensor
     local: Tensor
     weight: Tensor
     bias: Tensor | None
@@ -90,22 +94,22 @@ class _Training:
         basis: Callable[[Tensor], Tensor] | None,
         tail: SiteTail | None,
     ):
-        self.vlm, self.trunk, self.site, self.config, self.basis = vlm, trunk, site, config, basis
-        self.some = self._some(list(range(len(trunk))), tail)
-        tail = self.some.tail
-        shape, device = tail.shape, tail.inputs.device
-        self.reads: list[Tensor] = []
+        self.vlm, self.trunk, self.site, self.config = vlm, trunk, site, config
+        tail = vlm.site_tail(trunk, site) if tail is None else tail
+        (out, width), device, count = tail.shape, tail.inputs.device, len(trunk)
+        self.reads: list[Tensor] | None = None
         if basis is not None:
-            for row in range(len(trunk)):
-                self.reads.append(basis(tail.inputs[tail.predicts & (tail.rows == row)].float()))
-        sizes = [shape] * len(trunk) if basis is None else [(shape[0], len(one)) for one in self.reads]
-        self.learned = [torch.zeros(size, dtype=torch.float32, device=device, requires_grad=True) for size in sizes]
+            rows = [tail.predicts & (tail.rows == row) for row in range(count)]
+            self.reads = [basis(tail.inputs[mine].float()) for mine in rows]
+            width = max(map(len, self.reads))
+        self.some = self._some(list(range(count)), tail)
+        self.learned = torch.zeros((count, out, width), dtype=torch.float32, device=device, requires_grad=True)
         self.found: dict[int, Fitted] = {}
         self._ids: dict[int, Tensor] = {}  # edit → the tokens that its training follows
 
     def run(self) -> list[Fitted]:
         config = self.config
-        optimizer = torch.optim.Adam(self.learned, lr=config.rate)
+        optimizer = torch.optim.Adam([self.learned], lr=config.rate)
         rivals = self._followed(None, self.some.of)
         for taken in range(config.steps + 1):
             logits = self._logits(rivals)
@@ -113,19 +117,26 @@ class _Training:
             ready = [edit for edit in self.some.of if taken == config.steps or leads[edit] >= config.margin]
             if ready:
                 stay = self._check(ready, taken)
-                if len(self.found) == len(self.learned):
+                if not stay:
                     break
                 shrunk = len(stay) <= len(self.some.of) // 2
                 if shrunk:
+                    optimizer = self._shrunk(optimizer, [self.some.of.index(edit) for edit in stay])
                     self.some = self._some(stay)
                 rivals = self._followed(rivals, [edit for edit in ready if edit not in self.found], shrunk)
                 logits = self._logits(rivals)
             optimizer.zero_grad()
             self._loss(logits, rivals.local).backward()
-            for edit in self.found:
-                self.learned[edit].grad = None  # Adam leaves what has no gradient as it is
             optimizer.step()
-        return [self.found[edit] for edit in range(len(self.learned))]
+        return [self.found[edit] for edit in range(len(self.trunk))]
+
+    def _shrunk(self, optimizer: torch.optim.Adam, places: list[int]) -> torch.optim.Adam:
+        """The parameters of the edits at these places alone, and Adam as far as it has come with them."""
+        before = optimizer.state[self.learned]
+        self.learned = self.learned.detach()[places].requires_grad_()
+        after = torch.optim.Adam([self.learned], lr=self.config.rate)
+        after.state[self.learned] = {name: one[places] if one.ndim else one for name, one in before.items()}
+        return after
 
     def _some(self, edits: Sequence[int], tail: SiteTail | None = None) -> _Some:
         if tail is None:
@@ -133,21 +144,16 @@ class _Training:
             tail = self.vlm.site_tail(part, self.site)
         places, there = _padded(tail.rows, len(edits))
         answers, said = _padded(tail.target_rows, len(edits))
-        return _Some(tail, list(edits), places, there, answers, said)
+        entered = tail.inputs[places].float()
+        if self.reads is not None:
+            entered = entered @ pad_sequence([self.reads[edit] for edit in edits], batch_first=True).mT
+        flat = None if bool(there.all()) else there.flatten().nonzero()[:, 0]
+        return _Some(tail, list(edits), entered, flat, answers, said, said.sum(1).float())
 
     def _deltas(self) -> Tensor:
         """(N, out): what the edits that are still trained add at the needed positions of their own rows."""
-        some = self.some
-        x = some.tail.inputs[some.places].float()
-        if self.basis is None:
-            found = x @ torch.stack([self.learned[edit] for edit in some.of]).mT
-        else:
-            rank = max(len(self.reads[edit]) for edit in some.of)
-            reads = torch.stack([_filled(self.reads[edit], 0, rank) for edit in some.of])
-            writes = torch.stack([_filled(self.learned[edit], 1, rank) for edit in some.of])
-            found = (x @ reads.mT) @ writes.mT
-        flat = found.new_zeros(len(some.tail.inputs), found.shape[-1])
-        return flat.index_copy(0, some.places[some.there], found[some.there])
+        found = (self.some.entered @ self.learned.mT).flatten(0, 1)
+        return found if self.some.flat is None else found.index_select(0, self.some.flat)
 
     def _logits(self, rivals: _Rivals) -> Tensor:
         """(A, n, K): the logits of each edit's own tokens."""
@@ -159,13 +165,13 @@ class _Training:
         if rivals.bias is not None:
             logits = logits + rivals.bias[:, None]
         logits = self.vlm.after_projection(logits).float()
-        return logits.masked_fill(~rivals.there[:, None], float("-inf"))
+        return logits.masked_fill(rivals.padding, float("-inf"))
 
     def _loss(self, logits: Tensor, local: Tensor) -> Tensor:
         """Sum over edits of the mean loss of their tokens."""
         said = self.some.said
         each = F.cross_entropy(logits.float().flatten(0, 1), local.flatten(), reduction="none").reshape(said.shape)
-        return torch.where(said, each, 0.0).sum(1).div(said.sum(1)).sum()
+        return torch.where(said, each, 0.0).sum(1).div(self.some.tokens).sum()
 
     def _leads(self, logits: Tensor, local: Tensor) -> dict[int, float]:
         """Edit → the smallest lead of its tokens."""
@@ -177,22 +183,20 @@ class _Training:
     def _check(self, ready: list[int], taken: int) -> list[int]:
         """The whole vocabulary has the last word on who holds; returns who goes on."""
         some = self.some
-        full = some.tail.logits(self._deltas()).float()
-        for place, edit in enumerate(some.of):
-            if edit not in ready or edit in self.found:
+        full, targets = some.tail.logits(self._deltas()).float(), some.tail.targets
+        each = torch.stack([margins(full, targets), F.cross_entropy(full, targets, reduction="none")])[:, some.answers]
+        leads = torch.where(some.said, each[0], float("inf")).amin(1)
+        losses = torch.where(some.said, each[1], 0.0).sum(1) / some.tokens
+        for place, (edit, lead, loss) in enumerate(zip(some.of, leads.tolist(), losses.tolist(), strict=True)):
+            if edit not in ready or edit in self.found or (lead < self.config.margin and taken < self.config.steps):
                 continue
-            mine = some.tail.target_rows == place
-            logits, targets = full[mine], some.tail.targets[mine]
-            lead = float(margins(logits, targets).min())
-            if lead < self.config.margin and taken < self.config.steps:
-                continue
-            learned = self.learned[edit].detach().clone()
-            change = (
-                FullTransformation(learned)
-                if self.basis is None
-                else SpanTransformation(learned, self.reads[edit].clone())
-            )
-            self.found[edit] = Fitted(change, taken, float(F.cross_entropy(logits, targets)), lead)
+            learned = self.learned.detach()[place]
+            if self.reads is None:
+                change = FullTransformation(learned.clone())
+            else:
+                reads = self.reads[edit]
+                change = SpanTransformation(learned[:, : len(reads)].clone(), reads.clone())
+            self.found[edit] = Fitted(change, taken, loss, lead)
         return [edit for edit in some.of if edit not in self.found]
 
     @torch.no_grad()
@@ -204,27 +208,19 @@ class _Training:
         targets = some.tail.targets[some.answers]
         if not is_plain(head):
             nothing = targets.new_zeros(0)
-            return _Rivals(nothing, nothing, targets, nothing, None)
+            return _Rivals(nothing, targets, nothing, None)
         if before is None or anew:
             full = some.tail.logits(self._deltas()).float()
             top = full.topk(min(RIVALS, full.shape[1]), dim=1).indices
-        ids = []
-        for place, edit in enumerate(some.of):
-            mine = some.tail.target_rows == place
-            if before is None or edit in anew:
-                self._ids[edit] = torch.cat([top[mine].flatten(), some.tail.targets[mine]]).unique()
-            ids.append(self._ids[edit])
-        width = max(map(len, ids))
-        padded = torch.stack([_filled(one, 0, width) for one in ids])
-        there = (
-            torch.arange(width, device=padded.device)[None]
-            < torch.tensor([len(one) for one in ids], device=padded.device)[:, None]
-        )
-        local = torch.stack(
-            [torch.searchsorted(one, targets[place].contiguous()) for place, one in enumerate(ids)]
-        ).where(some.said, 0)
-        rows = padded.to(head.weight.device)
-        return _Rivals(padded, there, local, head.weight[rows], None if head.bias is None else head.bias[rows])
+            ends = some.said.sum(1).cumsum(0).tolist()
+            for start, end, edit in zip([0, *ends], ends, some.of, strict=False):
+                if before is None or edit in anew:
+                    self._ids[edit] = torch.cat([top[start:end].flatten(), some.tail.targets[start:end]]).unique()
+        beyond = head.weight.shape[0]  # no token's number, and above all of them, so that each row stays sorted
+        ids = pad_sequence([self._ids[edit] for edit in some.of], batch_first=True, padding_value=beyond)
+        there, local = ids < beyond, torch.searchsorted(ids, targets).where(some.said, 0)
+        rows = ids.where(there, 0).to(head.weight.device)
+        return _Rivals(~there[:, None], local, head.weight[rows], None if head.bias is None else head.bias[rows])
 
 
 def _padded(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -234,13 +230,3 @@ def _padded(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     along = torch.arange(int(sizes.max()), device=rows.device)[None]
     there = along < sizes[:, None]
     return torch.where(there, starts[:, None] + along, 0), there
-
-
-def _filled(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """The tensor with zeros behind it, `size` long."""
-    missing = size - tensor.shape[dim]
-    if not missing:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim)
