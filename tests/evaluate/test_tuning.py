@@ -82,6 +82,39 @@ def test_a_search_that_was_stopped_and_one_that_was_killed_go_on_to_the_same_tri
     assert best["settings"]["learning_rate"] == top["learning_rate"]
 
 
+def test_named_settings_are_tried_as_they_are_though_no_search_would_propose_them(tmp_path):
+    asked = []
+
+    def noted(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        asked.append(dict(settings))
+        return records(4, 4, 4) if settings["gate"] is None else records(1, 1, 1)
+
+    search = Search("ike", tmp_path, ABOUT, first=[{"demonstrations": 0, "gate": None, "why": "default"}])
+    search.run(3, noted)
+    assert asked[0] == {"demonstrations": 0, "gate": None}
+    assert None not in [one["gate"] for one in asked[1:]]
+    assert search.rows()[0]["gate"] is None
+    assert search.best == {"demonstrations": 0, "gate": None}
+    assert json.loads((tmp_path / "best.json").read_bytes())["settings"] == search.best
+    again = Search("ike", tmp_path, ABOUT, first=[{"demonstrations": 0, "gate": None, "why": "default"}])
+    again.run(4, noted)
+    assert len(asked) == 4, "what was tried is not tried again"
+
+
+def test_edits_that_fail_are_counted_and_what_no_settings_can_mend_stops_the_search(tmp_path):
+    def fails(kind: str, count: int) -> Any:
+        failed = {"error": "fit it first", "error_type": kind, "outcomes": records(0, 0, 4)[0]["outcomes"]}
+        return lambda settings: [failed] * count + records(4, 4, 4) * (2 - count)
+
+    search = Search("ft", tmp_path / "some", ABOUT)
+    search.run(1, fails("EditFailedError", 2))
+    search.run(2, fails("MissingDataError", 1))
+    assert [row["failed"] for row in search.rows()] == [2, 1]
+    with pytest.raises(MissingDataError, match="fit it first"):
+        search.run(3, fails("MissingDataError", 2))
+    assert len(search.rows()) == 2
+
+
 def test_another_search_in_the_folder_is_refused(tmp_path):
     Search("ft", tmp_path, ABOUT)
     with pytest.raises(InputError, match=r"cases.*--restart"):

@@ -115,7 +115,7 @@ def tune(
     table = figures.write_csv(picture, rows)
     best = search.write_best()
     if json:
-        emit({"best": search.study.best_params, "value": search.study.best_value, "rows": rows, "folder": folder})
+        emit({"best": search.best, "value": search.study.best_value, "rows": rows, "folder": folder})
         return
     _show(
         rows, list(search.space), f"{editor}: {len(rows)} settings on {len(cases)} edits of {files.title('validation')}"
@@ -128,11 +128,12 @@ def _show(rows: list[dict[str, Any]], names: list[str], title: str, most: int = 
     """The best settings, and the named ones in any case."""
     ranked = sorted(rows, key=lambda row: -row["value"])
     shown = [row for place, row in enumerate(ranked) if place < most or row["why"]]
-    table = Table("trial", *names, "value %", "reliability", "generality", "locality", title=title)
+    failed = ["failed"] if any(row["failed"] for row in rows) else []
+    table = Table("trial", *names, "value %", "reliability", "generality", "locality", *failed, title=title)
     for row in shown:
         settings = (
             "–" if row[n] is None else f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names
         )
         scores = (f"{100 * row[part]:.1f}" for part in ("value", "reliability", "generality", "locality"))
-        table.add_row(f"{row['trial']} {row['why']}".strip(), *settings, *scores)
+        table.add_row(f"{row['trial']} {row['why']}".strip(), *settings, *scores, *(str(row[name]) for name in failed))
     console().print(table)

@@ -1,9 +1,9 @@
 """Tuning an editor's settings on a few edits of the validation split, so that competing methods are at their best.
 
 Optuna's TPE sampler proposes settings. All trials are kept in a SQLite file, so that an interrupted search can be
-continued.  The first trial uses the editor's defaults, the second the authors' settings if there are any.  The value of a trial
-is the harmonic mean of reliability, of the mean over the cells of generality, and of the mean over the cells of locality
-(preserved).
+continued.  The first trial uses the editor's defaults, the second the authors' settings if there are any, both exactly as they
+are, also where a setting lies outside what is searched (a gate that is off).  The value of a trial is the harmonic mean of
+reliability, of the mean over the cells of generality, and of the mean over the cells of locality (preserved).
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class Range:
         if self.kind == "int":
             return trial.suggest_int(name, int(self.low), int(self.high))
         return trial.suggest_float(name, self.low, self.high, log=self.kind == "log")
+
+    def distribution(self, optuna: Any) -> Any:
+        """The same as Optuna writes it into a trial that it did not propose."""
+        if self.choices:
+            return optuna.distributions.CategoricalDistribution(self.choices)
+        if self.kind == "int":
+            return optuna.distributions.IntDistribution(int(self.low), int(self.high))
+        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.kind == "log")
 
     def holds(self, value: Any) -> bool:
         """Whether a value lies in it."""
@@ -113,6 +121,17 @@ def value_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"value": harmonic_mean(list(parts.values())), **parts}
 
 
+def failures(records: Sequence[Mapping[str, Any]]) -> int:
+    """How many edits of a trial failed.
+
+    Raises: MissingDataError where all of them failed for want of something that no settings can give, such as a fitting.
+    """
+    failed = [record for record in records if record.get("error")]
+    if failed and len(failed) == len(records) and all(one["error_type"] == "MissingDataError" for one in failed):
+        raise MissingDataError(str(failed[0]["error"]))
+    return len(failed)
+
+
 Score = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """Settings → single-edit records of the validation edits."""
 
@@ -123,7 +142,7 @@ class Search:
     Args:
         about: what it is about (model, benchmark, split, cases): a search goes on only with the same.
         fixed: settings that are not searched.
-        first: settings that are tried first.
+        first: settings that are tried first, exactly as they are, each with the reason as "why".
 
     Raises: MissingDataError where Optuna is not installed; InputError where the folder holds another search.
     """
@@ -139,7 +158,7 @@ class Search:
     ):
         self.optuna = import_optuna()
         self.editor, self.folder, self.seed, self.fixed = editor, folder, seed, dict(fixed or {})
-        self.space = dict(space(editor, self.fixed))
+        self.space, self.first = dict(space(editor, self.fixed)), list(first)
         if not self.space:
             raise InputError("set: every setting that is searched was given; nothing is left to tune.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,8 +171,6 @@ class Search:
         there = self.study.user_attrs.get("about")
         if there is None:
             self.study.set_user_attr("about", told)
-            for settings in first:
-                self.study.enqueue_trial(self._inside(settings), user_attrs={"why": settings.get("why", "")})
         elif there != told:
             changed = [name for name in sorted({*told, *there}) if told.get(name) != there.get(name)]
             raise InputError(
@@ -161,14 +178,11 @@ class Search:
             )
         self._drop_killed()
 
-    def _inside(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: settings[name] for name, range in self.space.items() if range.holds(settings.get(name))}
-
     def _drop_killed(self) -> None:
         """A trial that was running when the search was killed is tried again."""
         states = self.optuna.trial.TrialState
         for trial in self.study.get_trials(states=(states.RUNNING,)):
-            self.study.enqueue_trial(trial.params, user_attrs=dict(trial.user_attrs))
+            self.study.enqueue_trial(trial.params)
             self.study.tell(trial.number, state=states.FAIL)
 
     @property
@@ -178,23 +192,54 @@ class Search:
 
     def run(self, trials: int, score: Score, progress: Callable[[], object] = lambda: None) -> None:
         """Tries settings until there are `trials` with a value.  Proposals depend on the seed and on what was tried alone."""
+        known = {trial.user_attrs.get("why") for trial in self.done}
+        for named in self.first:
+            if named.get("why") not in known and len(self.done) < trials:
+                self._try(named, score)
+                progress()
         while len(self.done) < trials:
             self.study.sampler = self.optuna.samplers.TPESampler(seed=self.seed + len(self.study.trials))
             trial = self.study.ask()
-            settings = {name: range.ask(trial, name) for name, range in self.space.items()}
-            found = value_of(score({**self.fixed, **settings}))
+            found = self._scored({name: range.ask(trial, name) for name, range in self.space.items()}, score)
             for name, value in found.items():
                 trial.set_user_attr(name, value)
             self.study.tell(trial, found["value"])
             self.write_best()
             progress()
 
+    def _scored(self, settings: Mapping[str, Any], score: Score) -> dict[str, float]:
+        records = score({**self.fixed, **settings})
+        return {"failed": failures(records), **value_of(records)}
+
+    def _try(self, named: Mapping[str, Any], score: Score) -> None:
+        """A trial of settings that are given; Optuna learns from those that it might have proposed."""
+        settings = {name: value for name, value in named.items() if name != "why"}
+        found = self._scored(settings, score)
+        inside = {name: settings[name] for name, range in self.space.items() if range.holds(settings.get(name))}
+        trial = self.optuna.trial.create_trial(
+            params=inside,
+            distributions={name: self.space[name].distribution(self.optuna) for name in inside},
+            value=found["value"],
+            user_attrs={"why": named.get("why", ""), "settings": settings, **found},
+        )
+        self.study.add_trial(trial)
+        self.write_best()
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The searched settings of the best trial so far."""
+        return self._settings(self.study.best_trial)
+
+    @staticmethod
+    def _settings(trial: Any) -> dict[str, Any]:
+        return {**trial.params, **trial.user_attrs.get("settings", {})}
+
     def write_best(self) -> Path:
         """The best settings so far, where `settings=tuned` looks for them."""
         best = self.study.best_trial
         record = {
             "editor": self.editor,
-            KEY: {**self.fixed, **best.params},
+            KEY: {**self.fixed, **self.best},
             "value": best.value,
             "trial": best.number,
             "trials": len(self.done),
@@ -205,14 +250,15 @@ class Search:
         return path
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each trial: number, why it was tried, its settings, value and parts."""
+        """A row for each trial: number, why it was tried, its settings, value and parts, and how many edits failed."""
         parts = ("value", "reliability", "generality", "locality")
         return [
             {
                 "trial": trial.number,
                 "why": trial.user_attrs.get("why", ""),
-                **{name: trial.params.get(name) for name in self.space},
+                **{name: self._settings(trial).get(name) for name in self.space},
                 **{part: trial.user_attrs[part] for part in parts},
+                "failed": trial.user_attrs.get("failed", 0),
             }
             for trial in self.done
         ]
