@@ -68,7 +68,8 @@ def main() -> None:
         scoring.measure(bench)
     judged = [figure for figure in bench.found if figure.goal is not None]
     met = sum(figure.verdict == "met" for figure in judged)
-    print(f"\n{met} of {len(judged)} goals met; {time.time() - began:.0f} s, {clock} time, {options.threads} thread(s)")
+    spent = f"{time.time() - began:.0f} s by the clock, {time.process_time():.0f} s of CPU"
+    print(f"\n{met} of {len(judged)} goals met; {spent}; figures in {clock} time, {options.threads} thread(s)")
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {options.device}",
