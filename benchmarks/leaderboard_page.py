@@ -4,7 +4,8 @@
 
 `--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
 needed), so that a threshold that was fitted after the run is scored on the same answers; `--alpha balancedit-paper=0.4` does the
-same with another α.
+same with another α.  Where several files hold different edits of one editor, these are put together; of an edit that several
+hold, the first file's counts.
 A table stands between `<!-- NAME -->` and `<!-- end -->`.  A name without data is an error: a table is not shortened in silence.
 """
 
@@ -90,6 +91,7 @@ SEQUENCE = {
     "HM": "HM",
 }
 Scores = dict[str, dict[str, Estimate]]
+Records = list[dict[str, Any]]
 
 
 RADII: dict[str, float] = {}
@@ -122,17 +124,15 @@ def head(*columns: str) -> list[str]:
     return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
-def scores(files: Iterable[Path]) -> tuple[Scores, dict[str, int], dict[str, Path]]:
-    """Editor → metric → estimate, after most edits; the number of its edits; its file.  In the order of `ORDER`."""
-    found: Scores = {}
-    counts: dict[str, int] = {}
-    where: dict[str, Path] = {}
+def scores(files: Iterable[Path]) -> tuple[Scores, dict[str, int], dict[str, Records]]:
+    """Editor → metric → estimate, after most edits; the number of its edits; its records.  In the order of `ORDER`."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in files:
         for name, rows in by_variant(records_of(path)):
-            if len(rows) > counts.get(name, 0):
-                found[name], counts[name], where[name] = table(rows), len(rows), path
+            found[name] = {row["case"]: row for row in rows} | found.get(name, {})
+    records = {name: list(rows.values()) for name, rows in found.items()}
     named = [*(name for name in ORDER if name in found), *(name for name in found if name not in ORDER)]
-    return {name: found[name] for name in named}, counts, where
+    return {name: table(records[name]) for name in named}, {name: len(rows) for name, rows in records.items()}, records
 
 
 def rows_of(all_scores: Scores, counts: dict[str, int], columns: dict[str, str]) -> list[str]:
@@ -157,15 +157,12 @@ def cells_of(all_scores: Scores, kind: str) -> list[str]:
     return lines
 
 
-def pairs_of(where: dict[str, Path], compared: dict[str, str]) -> list[str]:
+def pairs_of(records: dict[str, Records], compared: dict[str, str]) -> list[str]:
     """Paired differences on the edits that both have."""
-    known = [(first, second) for first, second in PAIRS if first in where and second in where]
+    known = [(first, second) for first, second in PAIRS if first in records and second in records]
     found = []
     for first, second in known:
-        left, right = (
-            (name, [row for row in records_of(where[name]) if row["variant"] == name]) for name in (first, second)
-        )
-        by_metric = {one.metric: one for one in compare(left, right).differences}
+        by_metric = {one.metric: one for one in compare((first, records[first]), (second, records[second])).differences}
         found.append((by_metric["reliability"].n, by_metric))
     titles = [
         f"{second} less {first} ({count} edits)" for (first, second), (count, _) in zip(known, found, strict=True)
@@ -184,11 +181,11 @@ def pairs_of(where: dict[str, Path], compared: dict[str, str]) -> list[str]:
     return [*lines, "", "\\* zero lies outside the paired 95 % interval."]
 
 
-def alpha_of(path: Path, name: str) -> list[str]:
+def alpha_of(records: dict[str, Records], name: str) -> list[str]:
     """The α curve of the paper's scope: the same edits, routed again with other radii."""
-    rows = [row for row in read(path) if row["variant"] == name]
+    rows = records.get(name, [])
     if not anchors_of(rows):
-        raise InputError(f"{path}: its entries have no radius that α decides.")
+        raise InputError(f"{name}: there are no entries with a radius that α decides.")
     words = {name: word for name, word in COMPARED.items() if name in ("text_generality", "image_generality", "HM")}
     words["near_image_preserved"] = "near pictures kept"
     lines = head("α", *words.values())
@@ -232,8 +229,8 @@ def main() -> None:
     options = parser.parse_args()
     for given, known in ((options.radius, RADII), (options.alpha, ALPHAS)):
         known.update((name, float(value)) for name, _, value in (one.partition("=") for one in given))
-    found, counts, where = scores([*sorted((options.runs / "single").glob("*.jsonl")), *options.more])
-    long, long_counts, long_where = scores([options.long] if options.long else [])
+    found, counts, records = scores([*sorted((options.runs / "single").glob("*.jsonl")), *options.more])
+    long, long_counts, long_records = scores([options.long] if options.long else [])
     tables: dict[str, Callable[[], list[str]]] = {
         "success": lambda: rows_of(found, counts, SUCCESS),
         "kept": lambda: rows_of(found, counts, KEPT),
@@ -241,12 +238,12 @@ def main() -> None:
         "devqa": lambda: rows_of(found, counts, DEVQA),
         "cells": lambda: cells_of(found, "preserved"),
         "cells-token": lambda: cells_of(found, "preserved_token"),
-        "pairs": lambda: pairs_of(where, COMPARED),
-        "alpha": lambda: alpha_of(where["balancedit-paper"], "balancedit-paper"),
+        "pairs": lambda: pairs_of(records, COMPARED),
+        "alpha": lambda: alpha_of(records, "balancedit-paper"),
         "long-success": lambda: rows_of(long, long_counts, {"HM": "HM", **SUCCESS}),
         "long-kept": lambda: rows_of(long, long_counts, KEPT),
         "long-pairs": lambda: pairs_of(
-            long_where, {k: v for k, v in COMPARED.items() if k != "blindness" and "devqa" not in k}
+            long_records, {k: v for k, v in COMPARED.items() if k != "blindness" and "devqa" not in k}
         ),
         "sequence": lambda: sequence_of(options.sequence),
         "many": lambda: sequence_of(options.many),

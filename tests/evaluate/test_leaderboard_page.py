@@ -56,3 +56,15 @@ def test_every_cell_of_the_data_set_has_a_column(page):
     known = {metric.name for metric in METRICS}
     assert {*page.SUCCESS, *page.KEPT} <= known
     assert {"image_generality_seen", "image_generality_held_out"} <= set(page.SUCCESS)
+
+
+def test_different_edits_of_an_editor_in_several_files_are_put_together_and_the_first_counts(page, monkeypatch):
+    def rows(right: dict[str, bool]) -> list[dict]:
+        return [{"variant": "ft", "case": one, "outcomes": [outcome(one, "text", yes)]} for one, yes in right.items()]
+
+    files = {Path("a"): rows({"1": True, "2": True}), Path("b"): rows({"2": False, "3": False})}
+    monkeypatch.setattr(page, "records_of", files.__getitem__)
+    found, counts, records = page.scores(files)
+    assert counts == {"ft": 3}
+    assert sorted(row["case"] for row in records["ft"]) == ["1", "2", "3"]
+    assert found["ft"]["text_generality"].mean == pytest.approx(2 / 3)

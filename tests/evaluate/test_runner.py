@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from vledit.editors.fitting_together import train_together
 from vledit.editors.ft import FineTune
 from vledit.errors import InputError, MissingDataError
 from vledit.evaluate.manifest import Variant, manifest
-from vledit.evaluate.metrics import by_after, last
+from vledit.evaluate.metrics import by_after, last, table
 from vledit.evaluate.outcomes import Outcome
 from vledit.evaluate.plan import keys, tasks
 from vledit.evaluate.results import Results, read_results
@@ -360,3 +361,15 @@ def test_files_of_the_first_schema_are_still_read(tmp_path):
     (found,) = read["outcomes"]
     assert isinstance(found, Outcome)
     assert (found.same, found.distance, found.base_answer, found.tags) == (True, 3.5, "Lima", {"hand": "noto"})
+
+
+def test_without_token_scores_no_share_is_taken_of_the_probes_that_changed_alone(vlm, tmp_path):
+    """The new answer is then forced only where a locality probe changed; the mean of these would say little of all."""
+    run(vlm, CASES[:1], [FINE_TUNE], tmp_path / "r.jsonl", Plan(tokens=False))
+    (record,) = read_results(tmp_path / "r.jsonl")[1]
+    kept = [one for one in record["outcomes"] if one.family == "locality"]
+    assert any(not one.changed_same for one in kept)
+    assert all(math.isnan(one.changed_new_token) for one in kept)
+    found = table([record])
+    assert not any(name.endswith("not_edited_answer_token") for name in found)
+    assert "near_image_not_edited_answer" in found

@@ -132,6 +132,8 @@ def outcomes_of(
         else:
             same_score = same.get(row)
             new_score = new.get(row, Score(one.base_new, math.nan))  # the same answer as before, so as new as before
+            if one.is_locality and not prepared.tokens:  # a share of those that were tried alone would mislead
+                new_score = Score(new_score.exact, math.nan)
         known = new_score.exact or (same_score is not None and same_score.exact)
         written = texts and routed.fired and not known  # else its text is the target's, or the base's
         found.append(
