@@ -1,6 +1,6 @@
 """Fills the tables of docs/results.md from the results files of `leaderboard.py`; what people wrote between them stays.
 
-    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …] [--many FILE …] [--long FILE]
+    .venv/bin/python benchmarks/leaderboard_page.py RUNS [--sequence FILE …] [--all FILE …] [--many FILE …] [--long FILE]
 
 `--radius balancedit=190.98` routes an editor's single edits again with another radius, as the α curve does (exact: no model is
 needed), so that a threshold that was fitted after the run is scored on the same answers; `--alpha balancedit-paper=0.4` does the
@@ -29,7 +29,7 @@ from vledit.evaluate.results import read_results
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 ORDER = (
     *("balancedit", "balancedit-span", "balancedit-paper", "balancedit-adv", "ft", "ft-adv", "ft-1e-2", "ft_v", "mend"),
-    *("mend_adv", "serac", "t_patcher", "grace", "ike", "lte", "recipe", "lemoe", "liveedit", "hice"),
+    *("mend_adv", "serac", "t_patcher", "grace", "ike", "ike-tuned", "lte", "recipe", "lemoe", "liveedit", "hice"),
 )
 SUCCESS = {
     "reliability": "reliability",
@@ -194,15 +194,26 @@ def alpha_of(records: dict[str, Records], name: str) -> list[str]:
     return lines
 
 
-def sequence_of(files: Sequence[Path]) -> list[str]:
-    """Editors and the number of edits down, metrics across; "asked": of how many of the edits the questions were asked."""
+def sequence_of(files: Sequence[Path], edits: int = 0) -> list[str]:
+    """Editors and the number of edits down, metrics across; "asked": of how many of the edits the questions were asked.
+
+    Args:
+        edits: after this number alone, editors in the order of `ORDER`; 0: after all numbers, in the order of the files.
+    """
+    found = [
+        (name, count, some)
+        for path in files
+        for name, rows in by_variant(read(path))
+        for count, some in by_after(rows).items()
+        if count == edits or not edits
+    ]
+    if edits:
+        found.sort(key=lambda one: ORDER.index(one[0]) if one[0] in ORDER else len(ORDER))
     lines = head("editor", "edits", "asked", *SEQUENCE.values())
-    for path in files:
-        for name, rows in by_variant(read(path)):
-            for count, some in by_after(rows).items():
-                row = table(some)
-                cells = [str(row[metric]) if metric in row else "–" for metric in SEQUENCE]
-                lines.append(f"| `{name}` | {count} | {len(some)} | " + " | ".join(cells) + " |")
+    for name, count, some in found:
+        row = table(some)
+        cells = [str(row[metric]) if metric in row else "–" for metric in SEQUENCE]
+        lines.append(f"| `{name}` | {count} | {len(some)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -222,6 +233,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of leaderboard.py, with single/EDITOR.jsonl")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
     parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
+    parser.add_argument("--all", type=Path, nargs="*", default=[], help="sequences of 200 edits of every editor")
     parser.add_argument("--many", type=Path, nargs="*", default=[], help="longer sequences, for a table of its own")
     parser.add_argument("--long", type=Path, help="a results file of more single edits, for tables of its own")
     parser.add_argument("--radius", nargs="*", default=[], help="EDITOR=RADIUS")
@@ -246,6 +258,7 @@ def main() -> None:
             long_records, {k: v for k, v in COMPARED.items() if k != "blindness" and "devqa" not in k}
         ),
         "sequence": lambda: sequence_of(options.sequence),
+        "sequence-all": lambda: sequence_of(options.all, 200),
         "many": lambda: sequence_of(options.many),
     }
     fill(PAGE, tables)
