@@ -23,7 +23,6 @@ from ..errors import InputError, MissingDataError
 from .metrics import by_edit, harmonic_mean
 
 STUDY = "study.db"
-_RATES = ("log", 1e-4, 1.0)
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,8 @@ class Range:
     high: float = 1.0
     choices: tuple[Any, ...] = ()
 
-    def ask(self, trial: Any, name: str) -> Any:
-        """A value that the sampler proposes."""
-        if self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        if self.kind == "int":
-            return trial.suggest_int(name, int(self.low), int(self.high))
-        return trial.suggest_float(name, self.low, self.high, log=self.kind == "log")
-
     def distribution(self, optuna: Any) -> Any:
-        """The same as Optuna writes it into a trial that it did not propose."""
+        """The same in Optuna's words."""
         if self.choices:
             return optuna.distributions.CategoricalDistribution(self.choices)
         if self.kind == "int":
@@ -199,8 +190,8 @@ class Search:
                 progress()
         while len(self.done) < trials:
             self.study.sampler = self.optuna.samplers.TPESampler(seed=self.seed + len(self.study.trials))
-            trial = self.study.ask()
-            found = self._scored({name: range.ask(trial, name) for name, range in self.space.items()}, score)
+            trial = self.study.ask({name: range.distribution(self.optuna) for name, range in self.space.items()})
+            found = self._scored(trial.params, score)
             for name, value in found.items():
                 trial.set_user_attr(name, value)
             self.study.tell(trial, found["value"])
