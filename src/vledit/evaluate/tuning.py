@@ -74,7 +74,11 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     "mend_adv": {"scale": Range("log", 0.1, 10.0)},
     "serac": {"threshold": Range("linear", 0.05, 0.95)},
     "lte": {"threshold": Range("linear", 0.05, 0.95), "picture_weight": Range("linear", 0.0, 1.0)},
-    "hice": {"demonstrations": Range("int", 0, 8), "hard": Range("linear", 0.5, 1.0)},
+    "hice": {
+        "gate": Range("", choices=("paper", "edit")),
+        "demonstrations": Range("int", 0, 8),
+        "hard": Range("linear", 0.5, 1.0),
+    },
 }
 """Editor → its settings that are searched."""
 PAPER_SCOPE = {"alpha": Range("linear", 0.0, 1.0)}
