@@ -217,6 +217,22 @@ def sequence_of(files: Sequence[Path], edits: int = 0) -> list[str]:
     return lines
 
 
+def growing_of(files: Sequence[Path], metric: str, counts: Sequence[int] = (1, 10, 50, 200)) -> list[str]:
+    """One metric: editors down, the number of edits that had been made across; "–" where a file has no such number.
+
+    Of several files that have the same editor and number the first counts.
+    """
+    found: dict[str, dict[int, Records]] = {}
+    for path in files:
+        for name, rows in by_variant(read(path)):
+            found[name] = by_after(rows) | found.get(name, {})
+    lines = head("editor", *(f"after {count}" for count in counts))
+    for name in sorted(found, key=lambda one: ORDER.index(one) if one in ORDER else len(ORDER)):
+        rows = [table(found[name][count]) if count in found[name] else {} for count in counts]
+        lines.append(f"| `{name}` | " + " | ".join(str(row[metric]) if metric in row else "–" for row in rows) + " |")
+    return lines
+
+
 def fill(page: Path, tables: dict[str, Callable[[], list[str]]]) -> None:
     """Puts each table between its marks.  Raises: InputError for a mark without a table."""
 
@@ -232,7 +248,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder of leaderboard.py, with single/EDITOR.jsonl")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="further results files of single edits")
-    parser.add_argument("--sequence", type=Path, nargs="*", default=[], help="results files of sequences")
+    parser.add_argument(
+        "--sequence", type=Path, nargs="*", default=[], help="sequences of several lengths of every editor"
+    )
     parser.add_argument("--all", type=Path, nargs="*", default=[], help="sequences of 200 edits of every editor")
     parser.add_argument("--many", type=Path, nargs="*", default=[], help="longer sequences, for a table of its own")
     parser.add_argument("--long", type=Path, help="a results file of more single edits, for tables of its own")
@@ -257,7 +275,9 @@ def main() -> None:
         "long-pairs": lambda: pairs_of(
             long_records, {k: v for k, v in COMPARED.items() if k != "blindness" and "devqa" not in k}
         ),
-        "sequence": lambda: sequence_of(options.sequence),
+        "growing-retained": lambda: growing_of(options.sequence, "retained"),
+        "growing-hm": lambda: growing_of(options.sequence, "HM"),
+        "growing-random": lambda: growing_of(options.sequence, "random_image_preserved"),
         "sequence-all": lambda: sequence_of(options.all, 200),
         "many": lambda: sequence_of(options.many),
     }

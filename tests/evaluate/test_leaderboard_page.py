@@ -68,3 +68,21 @@ def test_different_edits_of_an_editor_in_several_files_are_put_together_and_the_
     assert counts == {"ft": 3}
     assert sorted(row["case"] for row in records["ft"]) == ["1", "2", "3"]
     assert found["ft"]["text_generality"].mean == pytest.approx(2 / 3)
+
+
+def test_one_metric_after_more_and_more_edits_of_each_editor(page, monkeypatch):
+    def rows(editor: str, after: int, right: list[bool]) -> list[dict]:
+        named = [(str(i), yes) for i, yes in enumerate(right)]
+        return [
+            {"variant": editor, "after": after, "case": i, "outcomes": [outcome(i, "text", yes)]} for i, yes in named
+        ]
+
+    files = {
+        Path("a"): [*rows("mend", 1, [True]), *rows("ft", 1, [True])],
+        Path("b"): [*rows("mend", 1, [False]), *rows("mend", 10, [True, False])],
+    }
+    monkeypatch.setattr(page, "read", files.__getitem__)
+    lines = page.growing_of(list(files), "text_generality", (1, 10))
+    assert lines[0] == "| editor | after 1 | after 10 |"
+    assert lines[2] == "| `ft` | 100.0 (n = 1) | – |"
+    assert lines[3] == "| `mend` | 100.0 (n = 1) | 50.0 (n = 2) |"
