@@ -118,6 +118,22 @@ def test_the_papers_gate_looks_at_the_question_alone_and_hard_questions_are_out(
     assert model.route(images, questions)[2].fired
 
 
+@pytest.mark.parametrize("gate", ["paper", "edit"])
+def test_the_gate_opens_where_in_scope_leads_by_more_than_the_margin(tmp_path, gate):
+    vlm = tiny("blip2")
+    model = gated(vlm, fitted("hice", vlm, tmp_path, features=30), gate=gate, hard=1.0)
+    memory = model.memories["hice"]
+    asked = [picture(5)], [QUESTIONS[2]]
+    lead = -model.route(*asked)[0].distance
+    for margin, opens in ((lead - 0.01, True), (lead + 0.01, False)):
+        memory.settings["margin"] = margin
+        decision = model.route(*asked)[0]
+        assert decision.fired is opens
+        assert (decision.distance < decision.radius) is opens
+    del memory.settings["margin"]  # as an older version saved it
+    assert model.route(*asked)[0].fired is (lead > 0)
+
+
 def test_the_gate_of_pairs_tells_the_edits_picture_from_others_and_cites_the_edit_that_is_meant(tmp_path):
     """The cases ask one question about different pictures: by the question alone they cannot be told apart."""
     vlm = tiny("blip2")

@@ -55,6 +55,11 @@ class HiceConfig(EditorConfig):
         "gate 'paper': a question at least this similar (cosine) to one that the gate got wrong is "
         "out of scope; 1: off",
     )
+    margin: float = setting(
+        0.0,
+        "the gate opens where its score for in scope is higher than that for out of scope by more than this (0: as published); "
+        "below 0 it opens more often",
+    )
     picture_weight: float = setting(0.5, "gate 'paper': weight of the picture in the choice of the cited edit, 0 to 1")
     fitted: str = setting("", "folder of a fitting (`vledit fit --editor hice`); empty: the usual place")
 
@@ -64,6 +69,8 @@ class HiceConfig(EditorConfig):
         for name in ("demonstrations", "max_characters"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: {getattr(self, name)} given; it must not be negative.")
+        if not -2 <= self.margin <= 2:
+            raise InputError(f"margin: {self.margin} given; it must lie between -2 and 2.")
         for name in ("hard", "picture_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: {getattr(self, name)} given; it must lie between 0 and 1.")
@@ -162,11 +169,11 @@ class HiceMemory(FittedMemory):
         one = edits[_newest_best(similar)]
         out, into = self.scores("paper", question.numpy())
         reason = f"the gate gives the question {into:.3f} for in scope and {out:.3f} for out of scope"
-        fires = into > out
+        fires = into - out > self.margin
         hard = self.part.tensors["hard"].cpu().float()
         if fires and len(hard) and (near := float((hard @ question).max())) > float(self.settings["hard"]):
             fires, reason = False, f"the question is as near as {near:.3f} to one that the gate once got wrong"
-        return _decision(one, fires, reason, out - into)
+        return self._decision(one, fires, reason, out - into)
 
     def _by_pair(
         self, edits: list[Kept], question: Tensor, picture: Tensor, texts: Tensor, views: Tensor
@@ -179,7 +186,18 @@ class HiceMemory(FittedMemory):
         best = _newest_best(leads)
         out, into = found[best]
         reason = f"the gate gives this request and the edit {into:.3f} for in scope and {out:.3f} for out of scope"
-        return _decision(edits[best], into > out, reason, out - into)
+        return self._decision(edits[best], into - out > self.margin, reason, out - into)
+
+    @property
+    def margin(self) -> float:
+        """By how much in scope must lead; edits that an older version saved have no such setting, which is 0."""
+        return float(self.settings.get("margin", 0.0))
+
+    def _decision(self, one: Kept, fires: bool, reason: str, distance: float) -> tuple[Kept | None, Effect]:
+        id = one.edit.id
+        said = f"Edit '{id}' is cited: {reason}." if fires else f"The base answers: {reason}."
+        effect = Effect(decided(id if fires else None, said, id, distance=distance, radius=0.0 - self.margin))
+        return (one if fires else None), effect
 
     def scores(self, gate: str, x: np.ndarray) -> tuple[float, float]:
         """What the gate gives for out of scope and for in scope."""
@@ -206,10 +224,3 @@ def pair(question: Tensor, picture: Tensor, text: Tensor, view: Tensor) -> Tenso
 def _newest_best(values: Tensor) -> int:
     """The number of the largest value; of equal ones the last, which is the newest edit's."""
     return len(values) - 1 - int(values.flip(0).argmax())
-
-
-def _decision(one: Kept, fires: bool, reason: str, distance: float) -> tuple[Kept | None, Effect]:
-    id = one.edit.id
-    said = f"Edit '{id}' is cited: {reason}." if fires else f"The base answers: {reason}."
-    effect = Effect(decided(id if fires else None, said, id, distance=distance, radius=0.0))
-    return (one if fires else None), effect

@@ -78,6 +78,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "gate": Range("", choices=("paper", "edit")),
         "demonstrations": Range("int", 0, 8),
         "hard": Range("linear", 0.5, 1.0),
+        "margin": Range("linear", -1.0, 0.5),
     },
 }
 """Editor → its settings that are searched."""
