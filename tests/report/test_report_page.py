@@ -131,6 +131,22 @@ def test_the_leaderboards_numbers_are_those_of_the_metrics(two_arms: Path, two_a
             assert words == percent(expected[name])
 
 
+def test_files_of_the_same_cases_stand_in_one_leaderboard_with_one_row_of_the_base(tmp_path: Path):
+    first, second = (results_file(tmp_path / f"{name}.jsonl", variants=[name]) for name in (ALWAYS, SCOPED))
+    other = results_file(tmp_path / "other.jsonl", variants=["third"])
+    other.write_text(other.read_text().replace("c" * 64, "d" * 64))
+    runs = [read_run(path) for path in (first, second, other)]
+    arms = arms_of(runs)
+    _, rows = results_page.board(arms, token=False)
+    names = [row.arm.name if row.arm else row.label for row in rows]
+    hm = {arm.name: arm.estimates["HM"].mean for arm in arms}
+    ours = sorted((ALWAYS, SCOPED), key=lambda name: -hm[name])
+    assert hm[ours[0]] > hm[ours[1]]
+    assert names == [*ours, "base, no edit", "third", "base, no edit"]
+    assert any(best for _, best in rows[0].figures)  # the best of both files is marked
+    assert markdown_of(first, second, other).split("\n|---")[0].count("base, no edit") == 2
+
+
 def test_markdown_has_the_same_numbers(two_arms: Path):
     text = markdown_of(two_arms)
     _, records = read_results(two_arms)

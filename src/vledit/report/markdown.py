@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.cache import write_atomic
-from .runs import Arm, Run
+from .runs import Arm, Run, base_of, by_setting
 from .scores import (
     ALPHA_METRICS,
     Curve,
@@ -74,12 +74,10 @@ def scores(arms: Sequence[Arm], heading: str, token: bool) -> list[str]:
     groups = metric_groups(arms, token)
     if not groups:
         return []
-    bases: dict[Path, Arm] = {}
-    for arm in arms:
-        bases.setdefault(arm.run.path, arm)
+    bases = [base_of(some) for some in by_setting(arms)]
     several = len(bases) > 1
     columns = [(arm.label, arm.estimates) for arm in arms]
-    for arm in bases.values():
+    for arm in bases:
         where = f" · {arm.run.path.stem}" if several else ""
         columns.append((f"base, no edit{where}", base_estimates(arm)))
     rows = []

@@ -16,7 +16,7 @@ from . import devqa, plots
 from .cases import browser
 from .gallery import CaseSource, benchmark_cases
 from .pages import write_page
-from .runs import Arm, Run
+from .runs import Arm, Run, base_of, by_setting
 from .scores import (
     KINDS,
     Curve,
@@ -51,7 +51,7 @@ class Row:
     note: str
     arm: Arm | None
     figures: list[tuple[Estimate | None, bool]]
-    """(estimate, whether it is the highest of its results file)."""
+    """(estimate, whether it is the highest among editors of its model, data set and protocol)."""
 
 
 def write_results_page(
@@ -131,22 +131,21 @@ def swatch(arm: Arm) -> Markup:
 
 
 def board(arms: Sequence[Arm], token: bool) -> tuple[list[Group], list[Row]]:
-    """The leaderboard: (groups of columns, rows), the highest HM first within each results file."""
+    """The leaderboard: (groups of columns, rows), the highest HM first among editors of one model, data set and protocol."""
     groups = metric_groups(arms, token, LEADING)
     names = [name for group in groups for name, _ in group.columns]
     rows: list[Row] = []
-    for run in dict.fromkeys(arm.run for arm in arms):
-        some = [arm for arm in arms if arm.run is run]
+    for some in by_setting(arms):
         some.sort(key=lambda arm: -arm.estimates["HM"].mean if "HM" in arm.estimates else 0.0)
         best = {
             name: max((a.estimates[name].mean for a in some if name in a.estimates), default=None) for name in names
         }
-        note = run.protocol if len({arm.run.protocol for arm in arms}) > 1 else ""
+        note = some[0].run.protocol if len({arm.run.protocol for arm in arms}) > 1 else ""
         for arm in some:
             found = [arm.estimates.get(name) for name in names]
             marks = [e is not None and len(some) > 1 and e.mean == best[n] for e, n in zip(found, names, strict=True)]
             rows.append(Row(arm.label, f"{arm.cases} edits", arm, list(zip(found, marks, strict=True))))
-        base = base_estimates(some[0])
+        base = base_estimates(base_of(some))
         rows.append(Row("base, no edit", note, None, [(base.get(name), False) for name in names]))
     return groups, rows
 

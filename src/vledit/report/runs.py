@@ -73,6 +73,13 @@ class Run:
     def fingerprint(self) -> str:
         return str(self.manifest.get("fingerprint") or "")
 
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """What a run shares with others whose editors can stand in one table with its own: model, data and protocol."""
+        cases = self.manifest.get("cases_hash") or self.path  # older files do not tell
+        named = ("dtype", "benchmark", "split", "protocol")
+        return self.fingerprint, str(cases), *(str(self.manifest.get(name, "")) for name in named)
+
 
 @dataclass(frozen=True, eq=False)
 class Arm:
@@ -146,6 +153,19 @@ def partial_metrics(outcomes: Sequence[Outcome]) -> set[str]:
         if values and sum(map(math.isnan, values)) > MOST_MISSING * len(values):
             found.add(metric.name)
     return found
+
+
+def by_setting(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms of each `Run.setting`, in the order of its first."""
+    found: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in arms:
+        found.setdefault(arm.run.setting, []).append(arm)
+    return list(found.values())
+
+
+def base_of(arms: Sequence[Arm]) -> Arm:
+    """Of arms of one setting, the one whose probes say most about their common base: scored by token, with the most cases."""
+    return max(arms, key=lambda arm: (bool(arm.run.manifest.get("tokens", True)), arm.cases))
 
 
 def read_run(path: Path) -> Run:
