@@ -6,11 +6,13 @@ from pathlib import Path
 
 from .loop import read_log
 
-_NOT_LOSSES = ("step", "seconds", "gradient")
+_NOT_LOSSES = ("step", "seconds", "gradient", "strength")
 
 
 def draw(folder: Path, out: Path, title: str = "") -> None:
     """Plots every term of a fitting's log over its steps, on a logarithmic scale, to a PNG or SVG.
+
+    A fitting in closed form takes no steps: its log holds the errors for each strength of the ridge penalty that was tried.
 
     Raises: OSError where the folder has no log, or `out` cannot be written.
     """
@@ -21,11 +23,15 @@ def draw(folder: Path, out: Path, title: str = "") -> None:
 
     lines = read_log(folder)
     terms = list(dict.fromkeys(name for line in lines for name in line if name not in _NOT_LOSSES))
+    tried = all("strength" in line for line in lines)
+    along = "strength" if tried else "step"
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for term in terms:
-        points = [(line["step"], line[term]) for line in lines if term in line]
-        axis.plot(*zip(*points, strict=True), lw=1.2, label=term)
+        points = [(line[along], line[term]) for line in lines if term in line]
+        axis.plot(*zip(*points, strict=True), lw=1.2, marker="o" if tried else "", ms=3, label=term)
     axis.set(xlabel="step", ylabel="weighted loss, nats", yscale="log", title=title)
+    if tried:
+        axis.set(xlabel="strength of the ridge penalty", ylabel="squared error, held back rows", xscale="log")
     axis.grid(alpha=0.25)
     axis.spines["top"].set_visible(False)
     axis.spines["right"].set_visible(False)
