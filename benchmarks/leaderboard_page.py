@@ -29,7 +29,8 @@ from vledit.evaluate.results import read_results
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 ORDER = (
     *("balancedit", "balancedit-span", "balancedit-paper", "balancedit-adv", "ft", "ft-adv", "ft-1e-2", "ft_v", "mend"),
-    *("mend_adv", "serac", "t_patcher", "grace", "ike", "ike-tuned", "lte", "recipe", "lemoe", "liveedit", "hice"),
+    *("mend_adv", "serac", "t_patcher", "grace", "ike", "ike-tuned", "lte", "lte-tuned", "recipe", "lemoe", "liveedit"),
+    "hice",
 )
 SUCCESS = {
     "reliability": "reliability",
