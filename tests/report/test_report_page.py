@@ -137,13 +137,17 @@ def test_files_of_the_same_cases_stand_in_one_leaderboard_with_one_row_of_the_ba
     other.write_text(other.read_text().replace("c" * 64, "d" * 64))
     runs = [read_run(path) for path in (first, second, other)]
     arms = arms_of(runs)
-    _, rows = results_page.board(arms, token=False)
+    groups, rows = results_page.board(arms, token=False)
     names = [row.arm.name if row.arm else row.label for row in rows]
     hm = {arm.name: arm.estimates["HM"].mean for arm in arms}
     ours = sorted((ALWAYS, SCOPED), key=lambda name: -hm[name])
     assert hm[ours[0]] > hm[ours[1]]
     assert names == [*ours, "base, no edit", "third", "base, no edit"]
-    assert any(best for _, best in rows[0].figures)  # the best of both files is marked
+    shown = [name for group in groups for name, _ in group.columns]
+    marked = {name for row in rows for name, (_, best) in zip(shown, row.figures, strict=True) if best}
+    assert {"HM", "scope_right"} <= marked  # the best of both files is marked
+    assert "scope_too_wide" in shown
+    assert not marked & {"scope_too_narrow", "scope_too_wide", "scope_both"}  # of these less is better
     assert markdown_of(first, second, other).split("\n|---")[0].count("base, no edit") == 2
 
 

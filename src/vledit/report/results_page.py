@@ -51,7 +51,7 @@ class Row:
     note: str
     arm: Arm | None
     figures: list[tuple[Estimate | None, bool]]
-    """(estimate, whether it is the highest among editors of its model, data set and protocol)."""
+    """(estimate, whether it is the best among editors of its model, data set and protocol)."""
 
 
 def write_results_page(
@@ -130,6 +130,10 @@ def swatch(arm: Arm) -> Markup:
     return tag("svg", mark, viewBox="0 0 14 14", class_="swatch-mark", aria_hidden="true")
 
 
+_NOT_BETTER = ("scope_too_narrow", "scope_too_wide", "scope_both", "blindness")
+"""Metrics of which more is not better: their highest is not marked."""
+
+
 def board(arms: Sequence[Arm], token: bool) -> tuple[list[Group], list[Row]]:
     """The leaderboard: (groups of columns, rows), the highest HM first among editors of one model, data set and protocol."""
     groups = metric_groups(arms, token, LEADING)
@@ -143,7 +147,10 @@ def board(arms: Sequence[Arm], token: bool) -> tuple[list[Group], list[Row]]:
         note = some[0].run.protocol if len({arm.run.protocol for arm in arms}) > 1 else ""
         for arm in some:
             found = [arm.estimates.get(name) for name in names]
-            marks = [e is not None and len(some) > 1 and e.mean == best[n] for e, n in zip(found, names, strict=True)]
+            marks = [
+                e is not None and len(some) > 1 and n not in _NOT_BETTER and e.mean == best[n]
+                for e, n in zip(found, names, strict=True)
+            ]
             rows.append(Row(arm.label, f"{arm.cases} edits", arm, list(zip(found, marks, strict=True))))
         base = base_estimates(base_of(some))
         rows.append(Row("base, no edit", note, None, [(base.get(name), False) for name in names]))
