@@ -20,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test contract check backbones site notebooks package package-check bench format setup
+.PHONY: types pages demo test contract check backbones site notebooks package package-check bench format setup
 
 demo: $(STAMP)
 	$(BIN)/vledit demo
@@ -35,7 +35,12 @@ contract: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs=2 types pages
+
+types: $(STAMP)
 	$(BIN)/pyright
+
+pages: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .site
 
 bench: $(STAMP)

@@ -120,6 +120,11 @@ def _routed(row: dict[str, Any]) -> list[Outcome]:
     return [one.with_radius(RADII[name]) for one in outcomes] if name in RADII else outcomes
 
 
+def place(name: str) -> int:
+    """Where an editor stands in a table; those that `ORDER` does not name come last, as they were found."""
+    return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
 def head(*columns: str) -> list[str]:
     """The first two lines of a table."""
     return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -132,8 +137,11 @@ def scores(files: Iterable[Path]) -> tuple[Scores, dict[str, int], dict[str, Rec
         for name, rows in by_variant(records_of(path)):
             found[name] = {row["case"]: row for row in rows} | found.get(name, {})
     records = {name: list(rows.values()) for name, rows in found.items()}
-    named = [*(name for name in ORDER if name in found), *(name for name in found if name not in ORDER)]
-    return {name: table(records[name]) for name in named}, {name: len(rows) for name, rows in records.items()}, records
+    return (
+        {name: table(records[name]) for name in sorted(found, key=place)},
+        {name: len(rows) for name, rows in records.items()},
+        records,
+    )
 
 
 def rows_of(all_scores: Scores, counts: dict[str, int], columns: dict[str, str]) -> list[str]:
@@ -209,7 +217,7 @@ def sequence_of(files: Sequence[Path], edits: int = 0) -> list[str]:
         if count == edits or not edits
     ]
     if edits:
-        found.sort(key=lambda one: ORDER.index(one[0]) if one[0] in ORDER else len(ORDER))
+        found.sort(key=lambda one: place(one[0]))
     lines = head("editor", "edits", "asked", *SEQUENCE.values())
     for name, count, some in found:
         row = table(some)
@@ -228,7 +236,7 @@ def growing_of(files: Sequence[Path], metric: str, counts: Sequence[int] = (1, 1
         for name, rows in by_variant(read(path)):
             found[name] = by_after(rows) | found.get(name, {})
     lines = head("editor", *(f"after {count}" for count in counts))
-    for name in sorted(found, key=lambda one: ORDER.index(one) if one in ORDER else len(ORDER)):
+    for name in sorted(found, key=place):
         rows = [table(found[name][count]) if count in found[name] else {} for count in counts]
         lines.append(f"| `{name}` | " + " | ".join(str(row[metric]) if metric in row else "–" for row in rows) + " |")
     return lines
